@@ -1,0 +1,222 @@
+"""A recipe: every choice of a run, as frozen values that can be printed, checked, costed and fingerprinted.
+
+Invariants: nothing here touches a model, a file of weights or a cluster; a recipe never changes after it is loaded; an
+unknown key is refused. Sections that change numbers (`teacher`, `mllm`, `alignnet`, `targets`, `train`, `generate`) are
+apart from `run`, which says only where and how wide the work runs and enters no fingerprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+REFERENCE_TEMPLATE = "{{'Text input': {caption!r}, 'Instruction editing description': 'no', 'image input': 'no'}}"
+"""The user turn X2I was trained with: the text of a Python dict that holds the caption."""
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Fusion = Literal["conv", "scale", "mean"]
+Padding = Literal["zero", "reference", "none"]
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Frozen(BaseModel):
+    """Base of every section: immutable, and strict about its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class TeacherConfig(Frozen):
+    """The text-to-image pipeline that teaches, and the canvas on which it does."""
+
+    model: str
+    """Local folder, Hugging Face hub id, or `mini:flux`: a diffusers FLUX pipeline."""
+    revision: str | None = None
+    dtype: Dtype = "bfloat16"
+    text_tokens: Count = 512
+    """T5 positions, padded without an attention mask as FLUX was trained."""
+    clip_tokens: Count = 77
+    resolution: Annotated[int, Field(ge=16, multiple_of=16)] = 1024
+    """Side of the square noise canvas in pixels; 1024 gives 64 x 64 = 4096 image tokens."""
+    guidance: float = 3.5
+    sigma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Noise level of the one DiT evaluation; 1.0 is pure noise (t = 1000)."""
+
+
+class MLLMConfig(Frozen):
+    """The multimodal LLM whose hidden states replace the text encoders."""
+
+    model: str
+    revision: str | None = None
+    dtype: Dtype = "bfloat16"
+    max_tokens: Count = 512
+    """Prompts of more tokens than this are quarantined, never cut."""
+    template: str = REFERENCE_TEMPLATE
+    """`str.format` template of the user turn; must contain `{caption}` (or `{caption!r}`)."""
+
+    @model_validator(mode="after")
+    def _template_holds_the_caption(self) -> Self:
+        try:
+            first, second = self.template.format(caption="a"), self.template.format(caption="b")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"template {self.template!r} can't be filled: {error!r}; use {{caption}}") from error
+        if first == second:
+            raise ValueError(f"template {self.template!r} must contain {{caption}}")
+        return self
+
+
+class AlignNetConfig(Frozen):
+    """AlignNet's shape. Sizes that the two models decide (layers, widths) are read from them, not written here."""
+
+    fusion: Fusion = "conv"
+    t5_layers: Annotated[int, Field(ge=0)] = 0
+    """Layers of the optional gated-GELU T5 encoder stack before the fusion; 0 in every released checkpoint."""
+    padding: Padding = "zero"
+    """`zero`: zeroed MLLM states pad up to the teacher's text length; `reference`: whatever the MLLM computes at padded
+    positions; `none`: only valid tokens condition the DiT."""
+    init_seed: int = 0
+
+
+class TargetsConfig(Frozen):
+    """Which sample of the teacher's attention outputs is stored, and in what form."""
+
+    taps: Literal["all", "double", "single"] | tuple[str, ...] = "all"
+    image_tokens: Count | Literal["all"] = 96
+    """Image tokens kept a caption, drawn without replacement; one draw serves all taps."""
+    text_tokens: Count | Literal["all"] = 32
+    codec: Literal["bf16", "int8"] = "int8"
+    seed: int = 0
+    """Seeds the noise canvas and the drawn tokens, together with each caption's id."""
+
+
+class StoreConfig(Frozen):
+    """How the feature store is cut and what it may cost. Enters no fingerprint."""
+
+    samples_per_shard: Count = 16
+    byte_budget: Annotated[int, Field(ge=1)] = 4 * 1024**4
+    """`precompute` refuses to start above this many bytes."""
+    max_quarantine_share: Share = 0.05
+
+
+class TrainConfig(Frozen):
+    """Distillation of AlignNet."""
+
+    steps: Count = 100_000
+    batch_size: Count = 8
+    """Samples an optimizer step, over all workers and accumulation steps."""
+    accumulation: Count = 1
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the exponential moving average of the weights; 0 keeps none."""
+    temperature: Annotated[float, Field(gt=0)] = 3.0
+    direction: Literal["student_teacher", "teacher_student"] = "student_teacher"
+    """`student_teacher` is the reference's KL(student || teacher); `teacher_student` the forward KL."""
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Autocast of AlignNet's forward; its weights and optimizer stay float32."""
+    gradient_checkpointing: bool = True
+    """Recompute the DiT's blocks in the backward pass instead of keeping their activations."""
+    seed: int = 0
+    validation_share: Share = 0.02
+    """Share of captions, chosen by their id, that are only ever evaluated."""
+
+
+class GenerateConfig(Frozen):
+    """Defaults of a generation request."""
+
+    num_inference_steps: Count = 28
+    guidance: float = 3.5
+    width: Annotated[int, Field(ge=16, multiple_of=16)] = 1024
+    height: Annotated[int, Field(ge=16, multiple_of=16)] = 1024
+
+
+class StageResources(Frozen):
+    """One pool of identical Ray actors or workers."""
+
+    actors: Count = 1
+    batch_size: Count = 8
+    num_cpus: Annotated[float, Field(gt=0)] = 1.0
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+
+
+class TrainResources(Frozen):
+    """Workers of the training job and how often it saves."""
+
+    workers: Count = 1
+    num_cpus: Annotated[float, Field(gt=0)] = 1.0
+    num_gpus: Annotated[float, Field(ge=0)] = 0.0
+    strategy: Literal["ddp", "zero1", "zero2", "zero3"] = "zero1"
+    checkpoint_every: Count = 500
+    keep_checkpoints: Count = 3
+    log_every: Count = 10
+    loader_workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that read ahead for each worker; 0 reads in the worker itself."""
+    max_failures: Annotated[int, Field(ge=0)] = 3
+
+
+class RunConfig(Frozen):
+    """Where and how wide the work runs. Enters no fingerprint."""
+
+    text: StageResources = StageResources()
+    mllm: StageResources = StageResources()
+    targets: StageResources = StageResources()
+    generate: StageResources = StageResources()
+    train: TrainResources = TrainResources()
+
+
+class Recipe(Frozen):
+    """Everything a run needs to know. Load one with `x2i_platform.recipes.load`."""
+
+    name: str
+    description: str = ""
+    teacher: TeacherConfig
+    mllm: MLLMConfig
+    alignnet: AlignNetConfig = AlignNetConfig()
+    targets: TargetsConfig = TargetsConfig()
+    store: StoreConfig = StoreConfig()
+    train: TrainConfig = TrainConfig()
+    generate: GenerateConfig = GenerateConfig()
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _prompts_fit_the_teacher(self) -> Self:
+        if self.alignnet.padding != "none" and self.mllm.max_tokens > self.teacher.text_tokens:
+            raise ValueError(
+                f"mllm.max_tokens = {self.mllm.max_tokens} exceeds teacher.text_tokens = {self.teacher.text_tokens}, "
+                f"to which alignnet.padding '{self.alignnet.padding}' pads; lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        parts = self.run.train.workers * self.train.accumulation
+        if self.train.batch_size % parts:
+            raise ValueError(
+                f"train.batch_size = {self.train.batch_size} must be a multiple of run.train.workers x "
+                f"train.accumulation = {parts}"
+            )
+        return self
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON-able value, independent of key order."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any], *, prefix: str = "") -> list[str]:
+    """Names of the fields in which two nested dicts differ, with both values: `a.b: 1, not 2`."""
+    found: list[str] = []
+    for key in sorted(ours.keys() | theirs.keys()):
+        left, right, name = ours.get(key), theirs.get(key), f"{prefix}{key}"
+        if isinstance(left, dict) and isinstance(right, dict):
+            found += differences(left, right, prefix=f"{name}.")
+        elif left != right:
+            found.append(f"{name}: {right!r} in the store, {left!r} asked for")
+    return found
