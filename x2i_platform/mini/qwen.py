@@ -1,0 +1,107 @@
+"""Writes `mini:qwen2.5-vl`: a Qwen2.5-VL folder (language model, vision tower, tokenizer, processors), 64 wide.
+
+Invariant: the processor's settings are written as plain data, so the folder is the same wherever it is built; only
+*loading* `AutoProcessor` needs torchvision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from x2i_platform.config import REFERENCE_TEMPLATE
+from x2i_platform.mini import chat_template_path
+from x2i_platform.mini.random_weights import fill
+from x2i_platform.mini.vocabularies import QWEN_TOKENS, VISION_TOKENS, qwen_tokenizer
+
+SEED = 2000
+WIDTH = 64
+LAYERS = 4
+HEADS = 4
+VISION_WIDTH = 32
+PATCH, MERGE = 14, 2
+IMAGE_SIDE_LIMIT = 224
+"""Images and frames are scaled down to this square's area: 64 tokens of 28 x 28 pixels."""
+
+
+def write(folder: Path, *, captions: Sequence[str]) -> None:
+    """Build model, tokenizer and processor settings and save them under `folder`; about 0.3 million parameters."""
+    # Whole reference prompts, so that the words around a caption are short too.
+    prompts = [REFERENCE_TEMPLATE.format(caption=caption) for caption in captions]
+    chat = ["system\nYou are a helpful assistant.\n", "user\n", "assistant\n"] * len(captions)
+    words = qwen_tokenizer([*captions, *prompts, *chat], chat_template=chat_template_path().read_text("utf-8"))
+    model = Qwen2_5_VLForConditionalGeneration(_config(words)).eval()
+    fill(model, seed=SEED)
+    model.save_pretrained(folder, safe_serialization=True)
+    words.save_pretrained(folder)
+    text = json.dumps(_processors(), indent=2, sort_keys=True)
+    (folder / "processor_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _config(words: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
+    head_dim = WIDTH // HEADS
+    text = {
+        "vocab_size": len(words),
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS // 2,
+        "max_position_embeddings": QWEN_TOKENS,
+        # time, height, width: half the head's width together
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": _thirds(head_dim // 2)},
+        "bos_token_id": None,
+        "eos_token_id": words.eos_token_id,
+        "pad_token_id": words.pad_token_id,
+    }
+    vision = {
+        "depth": 2,
+        "hidden_size": VISION_WIDTH,
+        "intermediate_size": 2 * VISION_WIDTH,
+        "num_heads": 2,
+        "patch_size": PATCH,
+        "spatial_merge_size": MERGE,
+        "window_size": 4 * PATCH * MERGE,
+        "fullatt_block_indexes": [1],
+        "out_hidden_size": WIDTH,
+    }
+    ids = {f"{name}_id": words.convert_tokens_to_ids(token) for name, token in VISION_TOKENS.items()}
+    ids.pop("vision_pad_token_id")  # a token of the vocabulary that the model's config doesn't name
+    return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **ids)
+
+
+def _thirds(total: int) -> list[int]:
+    """`total` in three parts that differ by at most one, the first the smallest."""
+    return [total // 3, (total + 1) // 3, (total + 2) // 3]
+
+
+def _processors() -> dict[str, object]:
+    pixels = {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+        "merge_size": MERGE,
+        "patch_size": PATCH,
+        "resample": 3,  # bicubic
+        "rescale_factor": 1 / 255,
+        "size": {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": IMAGE_SIDE_LIMIT**2},
+        "temporal_patch_size": 2,
+    }
+    video = {
+        "cap_pixels_per_frame": True,
+        "do_sample_frames": False,
+        "min_frames": 2,
+        "max_frames": 64,
+        "return_metadata": False,
+    }
+    return {
+        "processor_class": "Qwen2_5_VLProcessor",
+        "image_processor": {**pixels, "image_processor_type": "Qwen2VLImageProcessor"},
+        "video_processor": {**pixels, **video, "video_processor_type": "Qwen2VLVideoProcessor"},
+    }
