@@ -1,0 +1,298 @@
+"""What is known of a model before its weights are loaded: sizes for `plan`, rows for `models`.
+
+A local folder is asked first (its config.json files and the headers of its safetensors), then the tables below, then
+the local Hugging Face cache. Nothing is downloaded and torch is not imported. Parameters in the tables were counted by
+building each architecture from its published config on torch's meta device.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+
+from x2i_platform.config import Fusion
+from x2i_platform.errors import ConfigError, WeightsError
+from x2i_platform.models.taps import flux_tap_names
+
+
+@dataclass(frozen=True)
+class DiTDims:
+    """Sizes of a FLUX diffusion transformer, with its VAE's scale."""
+
+    num_double: int = 19
+    num_single: int = 38
+    inner_dim: int = 3072
+    in_channels: int = 64
+    joint_dim: int = 4096
+    pooled_dim: int = 768
+    guidance_embeds: bool = True
+    latent_scale: int = 8
+    """Pixels a side that one latent covers; a token covers 2 x 2 latents."""
+
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        return flux_tap_names(num_double=self.num_double, num_single=self.num_single)
+
+    def num_image_tokens(self, resolution: int) -> int:
+        """Tokens of a square canvas of `resolution` pixels a side: 4096 at 1024."""
+        return (resolution // (2 * self.latent_scale)) ** 2
+
+
+@dataclass(frozen=True)
+class T5Dims:
+    """Sizes of a gated-GELU T5 encoder."""
+
+    num_layers: int = 24
+    d_model: int = 4096
+    d_ff: int = 10240
+    attention_dim: int = 4096
+    """Heads times their width."""
+
+
+@dataclass(frozen=True)
+class MLLMDims:
+    """Sizes of an MLLM's language model, a pre-norm decoder with gated MLPs."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+
+    @property
+    def num_states(self) -> int:
+        """Hidden states a token, the embedding output among them: C of AlignNet."""
+        return self.num_layers + 1
+
+
+@dataclass(frozen=True)
+class TeacherEntry:
+    """A text-to-image pipeline."""
+
+    model: str
+    dit: DiTDims
+    t5: T5Dims
+    dit_parameters: int
+    t5_parameters: int
+    clip_parameters: int
+    vae_parameters: int
+
+
+@dataclass(frozen=True)
+class MLLMEntry:
+    """A multimodal LLM."""
+
+    model: str
+    family: str
+    """`model_type` of its config.json."""
+    dims: MLLMDims
+    parameters: int
+    lm_head_parameters: int = 0
+    """Those of `parameters` that are never loaded; 0 where the head shares the embedding's weights."""
+    fusion: Fusion | None = None
+    """How AlignNet fuses its layers in the released training code; None where none was released."""
+    loads: bool = True
+    """False where its family is known not to load yet: its sizes serve a plan only."""
+
+
+TEACHERS: Mapping[str, TeacherEntry] = {
+    entry.model: entry
+    for entry in (
+        TeacherEntry(
+            model="black-forest-labs/FLUX.1-dev",
+            dit=DiTDims(),
+            t5=T5Dims(),
+            dit_parameters=11_901_408_320,
+            t5_parameters=4_762_310_656,
+            clip_parameters=123_060_480,
+            vae_parameters=83_819_683,
+        ),
+        TeacherEntry(
+            model="black-forest-labs/FLUX.1-schnell",
+            dit=DiTDims(guidance_embeds=False),
+            t5=T5Dims(),
+            dit_parameters=11_891_178_560,
+            t5_parameters=4_762_310_656,
+            clip_parameters=123_060_480,
+            vae_parameters=83_819_683,
+        ),
+        TeacherEntry(
+            model="mini:flux",
+            dit=DiTDims(num_double=2, num_single=3, inner_dim=96, joint_dim=64, pooled_dim=32),
+            t5=T5Dims(num_layers=2, d_model=64, d_ff=128, attention_dim=64),
+            dit_parameters=1_205_296,
+            t5_parameters=101_824,
+            clip_parameters=41_824,
+            vae_parameters=271_379,
+        ),
+    )
+}
+
+MLLMS: Mapping[str, MLLMEntry] = {
+    entry.model: entry
+    for entry in (
+        MLLMEntry(
+            model="Qwen/Qwen2.5-VL-3B-Instruct",
+            family="qwen2_5_vl",
+            dims=MLLMDims(36, 2048, 16, 2, 128, 11008),
+            parameters=3_754_622_976,
+            fusion="conv",
+        ),
+        MLLMEntry(
+            model="Qwen/Qwen2.5-VL-7B-Instruct",
+            family="qwen2_5_vl",
+            dims=MLLMDims(28, 3584, 28, 4, 128, 18944),
+            parameters=8_292_166_656,
+            lm_head_parameters=544_997_376,
+            fusion="conv",
+        ),
+        MLLMEntry(
+            model="OpenGVLab/InternVL2_5-4B",
+            family="internvl_chat",
+            dims=MLLMDims(36, 2048, 16, 2, 128, 11008),
+            parameters=3_712_564_224,
+            lm_head_parameters=310_628_352,
+            fusion="conv",
+            loads=False,
+        ),
+        MLLMEntry(
+            model="OpenGVLab/InternVL2_5-1B",
+            family="internvl_chat",
+            dims=MLLMDims(24, 896, 14, 2, 64, 4864),
+            parameters=938_119_296,
+            lm_head_parameters=135_899_904,
+            fusion="scale",
+            loads=False,
+        ),
+        MLLMEntry(
+            model="mini:qwen2.5-vl",
+            family="qwen2_5_vl",
+            dims=MLLMDims(4, 64, 4, 2, 16, 128),
+            parameters=298_080,
+            lm_head_parameters=32_960,
+        ),
+    )
+}
+
+
+def dit_dims(model: str, *, revision: str | None = None) -> DiTDims:
+    """Sizes of the teacher's DiT, without loading it. Raises like `teacher_entry`."""
+    return teacher_entry(model, revision=revision).dit
+
+
+def mllm_dims(model: str, *, revision: str | None = None) -> MLLMDims:
+    """Sizes of the MLLM, without loading it. Raises like `mllm_entry`."""
+    return mllm_entry(model, revision=revision).dims
+
+
+def teacher_entry(model: str, *, revision: str | None = None) -> TeacherEntry:
+    """What is known of a teacher: a local folder, one of TEACHERS, or a cached hub id.
+
+    Raises ConfigError on a model of which nothing is known, WeightsError on a folder without the components of a FLUX
+    pipeline.
+    """
+    folder = _local_folder(model, revision=revision, known=TEACHERS, file="transformer/config.json")
+    return _read_teacher(model, folder) if folder else TEACHERS[model]
+
+
+def mllm_entry(model: str, *, revision: str | None = None) -> MLLMEntry:
+    """What is known of an MLLM: a local folder, one of MLLMS, or a cached hub id. Raises like `teacher_entry`."""
+    folder = _local_folder(model, revision=revision, known=MLLMS, file="config.json")
+    return _read_mllm(model, folder) if folder else MLLMS[model]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a model or component folder. Raises WeightsError where there is none or it isn't JSON."""
+    path = folder / "config.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} is missing: the model isn't whole, or isn't of this kind") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(f"{path} can't be read: {error}") from error
+
+
+def _local_folder(model: str, *, revision: str | None, known: Iterable[str], file: str) -> Path | None:
+    """The folder to ask; None where the table knows the answer."""
+    if (folder := Path(model).expanduser()).is_dir():
+        return folder
+    if model in known:
+        return None
+    try:
+        cached = try_to_load_from_cache(model, file, revision=revision)
+    except ValueError:  # not the form of a hub id
+        cached = None
+    if isinstance(cached, str):
+        return Path(cached.removesuffix(file))
+    nearest = difflib.get_close_matches(model, known, n=1, cutoff=0.8)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise ConfigError(f"sizes of {model!r} aren't known: give a local folder or one of {', '.join(known)}{hint}")
+
+
+def _read_teacher(model: str, folder: Path) -> TeacherEntry:
+    dit, t5 = read_config(folder / "transformer"), read_config(folder / "text_encoder_2")
+    vae = read_config(folder / "vae")
+    try:
+        return TeacherEntry(
+            model=model,
+            dit=DiTDims(
+                num_double=dit["num_layers"],
+                num_single=dit["num_single_layers"],
+                inner_dim=dit["num_attention_heads"] * dit["attention_head_dim"],
+                in_channels=dit["in_channels"],
+                joint_dim=dit["joint_attention_dim"],
+                pooled_dim=dit["pooled_projection_dim"],
+                guidance_embeds=dit["guidance_embeds"],
+                latent_scale=2 ** (len(vae["block_out_channels"]) - 1),
+            ),
+            t5=T5Dims(t5["num_layers"], t5["d_model"], t5["d_ff"], t5["num_heads"] * t5["d_kv"]),
+            dit_parameters=_count_parameters(folder / "transformer"),
+            t5_parameters=_count_parameters(folder / "text_encoder_2"),
+            clip_parameters=_count_parameters(folder / "text_encoder"),
+            vae_parameters=_count_parameters(folder / "vae"),
+        )
+    except KeyError as error:
+        raise WeightsError(f"{folder} isn't a FLUX pipeline: no {error} in the config.json of a component") from error
+
+
+def _read_mllm(model: str, folder: Path) -> MLLMEntry:
+    config = read_config(folder)
+    # Qwen2.5-VL was published with the text model's sizes at the top level, and is saved with them nested.
+    text = config.get("text_config") or config.get("llm_config") or config
+    try:
+        heads = text["num_attention_heads"]
+        return MLLMEntry(
+            model=model,
+            family=config["model_type"],
+            dims=MLLMDims(
+                num_layers=text["num_hidden_layers"],
+                hidden_size=text["hidden_size"],
+                num_heads=heads,
+                num_kv_heads=text.get("num_key_value_heads") or heads,
+                head_dim=text.get("head_dim") or text["hidden_size"] // heads,
+                intermediate_size=text["intermediate_size"],
+            ),
+            parameters=_count_parameters(folder),
+            lm_head_parameters=_count_parameters(folder, prefix="lm_head."),
+        )
+    except KeyError as error:
+        raise WeightsError(f"{folder / 'config.json'} has no {error}; a decoder's sizes can't be read") from error
+
+
+def _count_parameters(folder: Path, *, prefix: str = "") -> int:
+    """Numbers stored in a folder's safetensors files under names that start with `prefix`, from their headers."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        tensors = (value for name, value in header.items() if name != "__metadata__" and name.startswith(prefix))
+        total += sum(math.prod(tensor["shape"]) for tensor in tensors)
+    return total

@@ -1,0 +1,16 @@
+"""Where a model goes."""
+
+from __future__ import annotations
+
+import torch
+
+from x2i_platform.errors import ClusterError
+
+
+def choose_device(num_gpus: float) -> str:
+    """The GPU that was asked for, or the CPU. Raises ClusterError if PyTorch sees no GPU where one was asked for."""
+    if num_gpus == 0:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise ClusterError(f"num_gpus = {num_gpus:g}, but PyTorch sees no GPU here; set it to 0 to run on the CPU")
+    return "cuda"

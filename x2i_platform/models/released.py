@@ -1,0 +1,257 @@
+"""AlignNet's weights on disk: the layouts X2I's authors released come in, our own folder goes in and out.
+
+Invariants: nothing is unpickled but tensors and plain values; a checkpoint is taken whole or refused with the first
+thing wrong in it; dtypes and bits survive every round trip; a file appears under its name only when it is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from x2i_platform.config import AlignNetConfig, Fusion
+from x2i_platform.errors import WeightsError
+from x2i_platform.models.alignnet import LAYER_NORM_EPS, AlignNet, AlignNetDims
+
+WEIGHTS_FILE = "alignnet.safetensors"
+CONFIG_FILE = "config.json"
+
+StateDict = dict[str, Tensor]
+
+_DAMAGED = (
+    pickle.UnpicklingError,
+    SafetensorError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+)
+"""What torch and safetensors raise for a file that is cut short, garbage, or a pickle that wants to run code."""
+
+
+def import_checkpoint(
+    path: str | Path, *, num_layers: int | None = None, text_tokens: int = 512
+) -> tuple[AlignNetConfig, AlignNetDims, StateDict]:
+    """Read a released AlignNet: `.bin` (a bare state dict), `.pt` (`{"config", "state_dict"}`) or `.safetensors`.
+
+    Fusion, sizes and the T5 stack are read off the tensors, and a `.pt`'s config must agree with them. `num_layers` (C)
+    is only needed for a bare checkpoint of fusion `mean`, which holds nothing of that size. The config says padding
+    `reference` with 512 tokens, as the releases were trained. Raises WeightsError for anything else.
+    """
+    path = Path(path)
+    content = _read(path)
+    released_config: Mapping[str, Any] = {}
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        released_config = content["config"] if isinstance(content.get("config"), dict) else {}
+        content = content["state_dict"]
+    state = _tensors(content, path=path)
+    num_layers = _num_layers(state, path=path, otherwise=num_layers or released_config.get("in_channels"))
+    config, dims = _infer(state, path=path, num_layers=num_layers)
+    dims = replace(dims, text_tokens=text_tokens)
+    _check_released_config(released_config, config=config, dims=dims, path=path)
+    _compare(_on_meta(config, dims=dims), state=state, source=str(path))
+    return config, dims, state
+
+
+def from_state(
+    config: AlignNetConfig, *, dims: AlignNetDims, state: StateDict, source: str = "the state dict"
+) -> AlignNet:
+    """An AlignNet made of these very tensors, in evaluation mode; raises WeightsError when they don't fit.
+
+    Keeps their dtype: call `.float()` to train one that was saved in bfloat16.
+    """
+    alignnet = _on_meta(config, dims=dims)
+    _compare(alignnet, state=state, source=source)
+    alignnet.load_state_dict(state, assign=True)
+    return alignnet.eval()
+
+
+def export_released(alignnet: AlignNet, path: str | Path) -> Path:
+    """Write the released `.bin` layout: a pickled state dict of bare tensors, loadable by X2I's own scripts."""
+    path = Path(path)
+    state = _portable(alignnet)
+    return _publish(path, write=lambda temporary: torch.save(state, temporary))
+
+
+def save_alignnet(alignnet: AlignNet, folder: str | Path) -> Path:
+    """Write `alignnet.safetensors` and `config.json` into a folder, and return the folder.
+
+    The config is removed first and written last: a folder whose writing was cut short has none, and is refused.
+    """
+    folder = Path(folder)
+    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    state = _portable(alignnet)
+    _publish(folder / WEIGHTS_FILE, write=lambda temporary: save_file(state, temporary))
+    text = json.dumps({"alignnet": alignnet.config.model_dump(), "dims": asdict(alignnet.dims)}, indent=2) + "\n"
+    _publish(folder / CONFIG_FILE, write=lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return folder
+
+
+def load_alignnet(folder: str | Path, *, device: str | torch.device = "cpu") -> AlignNet:
+    """Read what `save_alignnet` wrote, in evaluation mode. Raises WeightsError naming the file that is wrong."""
+    folder = Path(folder)
+    config_path = folder / CONFIG_FILE
+    try:
+        document = json.loads(config_path.read_text(encoding="utf-8"))
+        config = AlignNetConfig.model_validate(document["alignnet"])
+        dims = TypeAdapter(AlignNetDims).validate_python(document["dims"])
+    except OSError as error:
+        raise WeightsError(f"no AlignNet in {folder}: {CONFIG_FILE} can't be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
+        raise WeightsError(f"{config_path} does not describe an AlignNet: {reason}") from error
+    weights_path = folder / WEIGHTS_FILE
+    state = _tensors(_read(weights_path), path=weights_path)
+    return from_state(config, dims=dims, state=state, source=str(weights_path)).to(device)
+
+
+def _read(path: Path) -> object:
+    """Content of a weights file through loaders that run no code."""
+    if not path.is_file():
+        raise WeightsError(f"no AlignNet weights at {path}: give a .bin, .pt or .safetensors file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"{path} can't be read: {error.strerror or error}") from error
+    except _DAMAGED as error:
+        wanted = re.search(r"GLOBAL (\S+)", str(error))
+        reason = (
+            f"it wants to run {wanted[1]}" if wanted else f"it is damaged or something else ({type(error).__name__})"
+        )
+        raise WeightsError(f"{path} can't be loaded as weights: {reason}; only tensors are taken") from error
+
+
+def _tensors(content: object, *, path: Path) -> StateDict:
+    """The state dict without the prefix that a wrapper of the released training code left."""
+    if not isinstance(content, dict) or not content:
+        raise WeightsError(f"{path} holds {type(content).__name__}, not a state dict of AlignNet")
+    state: StateDict = {}
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise WeightsError(f"{path} holds {type(value).__name__} under {key!r}, not a state dict of AlignNet")
+        state[key.removeprefix("module.")] = value
+    return state
+
+
+def _size(state: StateDict, key: str, *, axis: int, num_axes: int, path: Path) -> int:
+    """One axis of a tensor that must be there with that many axes."""
+    if key not in state:
+        raise WeightsError(f"{path} is not an AlignNet: it lacks {key!r}")
+    if state[key].dim() != num_axes:
+        raise WeightsError(f"{path}: {key!r} has shape {tuple(state[key].shape)}, AlignNet's has {num_axes} axes")
+    return state[key].shape[axis]
+
+
+def _num_layers(state: StateDict, *, path: Path, otherwise: object) -> int:
+    for key in ("cha_scale", "conv.weight"):
+        if key in state:
+            return _size(state, key, axis=1, num_axes=4, path=path)
+    if not isinstance(otherwise, int) or otherwise < 1:
+        raise WeightsError(
+            f"{path} holds neither 'conv.weight' nor 'cha_scale': if it is an AlignNet of fusion 'mean', give "
+            "num_layers, the MLLM's layers plus one"
+        )
+    return otherwise
+
+
+def _infer(state: StateDict, *, path: Path, num_layers: int) -> tuple[AlignNetConfig, AlignNetDims]:
+    """Config and sizes from the tensors' names and shapes."""
+    fusion: Fusion = "scale" if "cha_scale" in state else "conv" if "conv.weight" in state else "mean"
+    blocks = {key.split(".")[2] for key in state if key.startswith("t5stack.block.")}
+    dims = AlignNetDims(
+        num_layers=num_layers,
+        hidden_size=_size(state, "mlp.projector.0.weight", axis=1, num_axes=2, path=path),
+        prompt_dim=_size(state, "mlp.projector.0.weight", axis=0, num_axes=2, path=path),
+        pooled_dim=_size(state, "mlp.fc.1.weight", axis=0, num_axes=2, path=path),
+    )
+    if blocks:
+        attention = "t5stack.block.0.layer.0.SelfAttention"
+        heads = _size(state, f"{attention}.relative_attention_bias.weight", axis=1, num_axes=2, path=path)
+        width = _size(state, f"{attention}.q.weight", axis=0, num_axes=2, path=path)
+        dims = replace(dims, t5_heads=heads, t5_head_dim=width // max(1, heads))
+    return AlignNetConfig(fusion=fusion, t5_layers=len(blocks), padding="reference"), dims
+
+
+def _check_released_config(
+    released: Mapping[str, Any], *, config: AlignNetConfig, dims: AlignNetDims, path: Path
+) -> None:
+    """A `.pt` says its sizes twice, and its epsilon only here."""
+    found = {
+        "in_channels": dims.num_layers,
+        "input_dim": dims.hidden_size,
+        "output_dim0": dims.pooled_dim,
+        "output_dim1": dims.prompt_dim,
+        "use_scale": config.fusion == "scale",
+        "use_t5": config.t5_layers > 0,
+        "norm_eps": LAYER_NORM_EPS,
+    }
+    if config.fusion != "scale":  # the released code looks at use_cnn only where use_scale is off
+        found["use_cnn"] = config.fusion == "conv"
+    for key, value in found.items():
+        if key in released and released[key] != value:
+            raise WeightsError(f"{path}: its config says {key}={released[key]!r}, its tensors need {value!r}")
+
+
+def _on_meta(config: AlignNetConfig, *, dims: AlignNetDims) -> AlignNet:
+    with torch.device("meta"):
+        return AlignNet(config, dims=dims)
+
+
+def _compare(alignnet: AlignNet, *, state: StateDict, source: str) -> None:
+    """Same names, same shapes, floating point."""
+    expected = alignnet.state_dict()
+    if missing := sorted(expected.keys() - state.keys()):
+        raise WeightsError(f"{source} is not this AlignNet: it lacks {', '.join(map(repr, missing[:3]))}")
+    if unknown := sorted(state.keys() - expected.keys()):
+        raise WeightsError(f"{source} is not this AlignNet: it also holds {', '.join(map(repr, unknown[:3]))}")
+    for key, tensor in state.items():
+        if tensor.shape != expected[key].shape or not tensor.is_floating_point():
+            raise WeightsError(
+                f"{source}: {key!r} is {tensor.dtype} {tuple(tensor.shape)}, must be floating point "
+                f"{tuple(expected[key].shape)}"
+            )
+
+
+def _portable(alignnet: AlignNet) -> StateDict:
+    """CPU tensors that own exactly their bytes, so that no file holds more than it shows."""
+    return {
+        key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for key, tensor in alignnet.state_dict().items()
+    }
+
+
+def _publish(path: Path, *, write: Callable[[Path], object]) -> Path:
+    """Write under a temporary name beside `path`, flush to disk, then take its place in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        os.close(handle)
+        write(temporary)
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,112 @@
+"""The frozen DiT that teaches, and that the student shares: noise and conditioning in, velocity out.
+
+It computes what `diffusers.FluxPipeline` does in one denoising step at a set noise level; what its attention modules
+put out on the way is taken with `taps.attention_taps`.
+
+Shape suffixes: B batch, N image tokens, C packed latent channels, T text tokens, E prompt width, P pooled width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import diffusers
+import torch
+from torch import Tensor
+
+from x2i_platform.config import TeacherConfig
+from x2i_platform.errors import ConfigError
+from x2i_platform.models.catalog import read_config
+from x2i_platform.models.components import load_frozen
+from x2i_platform.models.taps import tap_names
+from x2i_platform.models.weights import locate
+
+
+class Teacher:
+    """A FLUX DiT on one square canvas, at one noise level and guidance. Without gradients of its own; gradients with
+    respect to the conditioning pass through it."""
+
+    def __init__(self, dit: diffusers.FluxTransformer2DModel, *, config: TeacherConfig, latent_scale: int) -> None:
+        """`latent_scale`: pixels a side that one latent of the pipeline's VAE covers, 8 for FLUX.1."""
+        if config.resolution % (2 * latent_scale):
+            raise ConfigError(f"resolution {config.resolution} isn't a multiple of this model's {2 * latent_scale}")
+        self.dit = dit
+        self.config = config
+        self.side = config.resolution // latent_scale
+        """Latents a side of the canvas; a token packs 2 x 2."""
+
+    @classmethod
+    def load(cls, config: TeacherConfig, *, device: str = "cpu") -> Self:
+        """Raises WeightsError where `config.model` isn't a whole FLUX pipeline, ConfigError on an unfit canvas."""
+        folder = locate(config.model, revision=config.revision)
+        vae = read_config(folder / "vae")
+        dit = load_frozen(diffusers.FluxTransformer2DModel, folder / "transformer", dtype=config.dtype, device=device)
+        return cls(dit, config=config, latent_scale=2 ** (len(vae["block_out_channels"]) - 1))
+
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        return tap_names(self.dit)
+
+    @property
+    def num_image_tokens(self) -> int:
+        return (self.side // 2) ** 2
+
+    @property
+    def num_text_tokens(self) -> int:
+        return self.config.text_tokens
+
+    @property
+    def inner_dim(self) -> int:
+        """Channels of every tap."""
+        return int(self.dit.inner_dim)
+
+    @property
+    def joint_dim(self) -> int:
+        """Width of the prompt embeds."""
+        return int(self.dit.config.joint_attention_dim)
+
+    @property
+    def pooled_dim(self) -> int:
+        return int(self.dit.config.pooled_projection_dim)
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.dit.enable_gradient_checkpointing()
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """Packed pure noise `(B, N, C)`, one canvas a seed, on the DiT's device in its dtype.
+
+        Drawn on the CPU in float32, so the same on every device and in every batch; in float32 it is what FluxPipeline
+        draws from `torch.Generator().manual_seed(seed)`.
+        """
+        channels = self.dit.config.in_channels // 4
+        shape = (1, channels, self.side, self.side)
+        canvases = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        packed = diffusers.FluxPipeline._pack_latents(
+            torch.cat(canvases), len(canvases), channels, self.side, self.side
+        )
+        return packed.to(self.dit.device, self.dit.dtype)  # type: ignore[no-any-return]
+
+    def forward(self, prompt_embeds_BTE: Tensor, *, pooled_BP: Tensor, latents_BNC: Tensor) -> Tensor:
+        """The velocity `(B, N, C)` at the config's sigma and guidance; any number of text tokens.
+
+        Sigma only sets the time the DiT is told: below 1, FLUX would expect latents that hold part of an image, and
+        there is none here. Guidance goes only to a DiT that was distilled with it.
+        """
+        device, dtype = self.dit.device, self.dit.dtype
+        batch, num_text = prompt_embeds_BTE.shape[:2]
+        side = self.side // 2
+        guided = self.dit.config.guidance_embeds
+        # The pipeline keeps time in thousandths and in the latents' dtype until here; so the rounding is the same.
+        time = torch.full((batch,), 1000 * self.config.sigma, device=device).to(dtype) / 1000
+        return self.dit(  # type: ignore[no-any-return]
+            hidden_states=latents_BNC.to(device, dtype),
+            encoder_hidden_states=prompt_embeds_BTE.to(device, dtype),
+            pooled_projections=pooled_BP.to(device, dtype),
+            timestep=time,
+            guidance=torch.full((batch,), self.config.guidance, device=device) if guided else None,
+            img_ids=diffusers.FluxPipeline._prepare_latent_image_ids(batch, side, side, device, dtype),
+            txt_ids=torch.zeros(num_text, 3, device=device, dtype=dtype),
+            return_dict=False,
+        )[0]
