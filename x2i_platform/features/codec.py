@@ -1,0 +1,73 @@
+"""Tensors as bytes and back: what stands in the `data` column of every table.
+
+Shape suffixes: T tokens, D channels.
+
+Invariants: a blob decodes without anything but its own row; `raw` keeps every bit; `int8` keeps each channel of a row
+within half a quantisation step of that channel's own largest value.
+
+Bytes of a number are stored apart (all first bytes, then all second bytes, ...) because the sign-and-exponent bytes of
+neighbouring floats are alike: zstd-1 shrinks bf16 activations to 1/1.43 that way, against 1/1.24 as they come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from x2i_platform.errors import StoreError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+INT8_STEPS = 127
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One tensor in a row: the columns `dtype`, `shape`, `codec`, `data` and, for int8, `scale`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    codec: str
+    data: bytes
+    scale: bytes | None = None
+
+
+def encode_raw(tensor: Tensor) -> Blob:
+    """A tensor of any shape, bit for bit. Raises StoreError for a dtype the store doesn't hold."""
+    if tensor.dtype not in NAMES:
+        raise StoreError(f"the store holds {', '.join(DTYPES)}, not {tensor.dtype}")
+    array = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    planes = array.reshape(-1, tensor.element_size()).T
+    return Blob(NAMES[tensor.dtype], tuple(tensor.shape), "shuffle", np.ascontiguousarray(planes).tobytes())
+
+
+def encode_int8(tensor_TD: Tensor) -> Blob:
+    """A `(T, D)` tensor as int8 with one float16 scale a channel, chosen from this row so that nothing is clipped."""
+    values_TD = tensor_TD.detach().float()
+    # Rounding the scale to float16 moves it by at most 2^-11, 0.06 of a step at the largest value.
+    scale_D = (values_TD.abs().amax(0) / INT8_STEPS).clamp_min(2.0**-14).half()
+    quantised_TD = (values_TD / scale_D.float()).round().clamp(-INT8_STEPS, INT8_STEPS).to(torch.int8)
+    scale = scale_D.cpu().numpy().tobytes()
+    return Blob("int8", tuple(tensor_TD.shape), "int8_channel", quantised_TD.cpu().numpy().tobytes(), scale)
+
+
+def decode(blob: Blob) -> Tensor:
+    """The tensor of a blob: its own dtype for `shuffle`, float32 for `int8_channel`.
+
+    Raises StoreError if the bytes don't fit the shape, or for an unknown codec.
+    """
+    dtype = DTYPES.get(blob.dtype)
+    if dtype is None or blob.codec not in ("shuffle", "int8_channel"):
+        raise StoreError(f"unknown tensor encoding: codec '{blob.codec}' of dtype '{blob.dtype}'")
+    count = int(np.prod(blob.shape, dtype=np.int64))
+    if len(blob.data) != count * dtype.itemsize:
+        raise StoreError(f"{len(blob.data)} bytes can't hold {blob.dtype} of shape {list(blob.shape)}")
+    planes = np.frombuffer(blob.data, dtype=np.uint8).reshape(dtype.itemsize, count)
+    tensor = torch.from_numpy(np.array(planes.T, order="C")).view(dtype).reshape(blob.shape)
+    if blob.codec == "shuffle":
+        return tensor
+    scale_D = torch.from_numpy(np.frombuffer(blob.scale or b"", dtype=np.float16).astype(np.float32))
+    return tensor.float() * scale_D

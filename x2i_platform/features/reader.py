@@ -1,0 +1,101 @@
+"""Committed shards back as rows and tensors.
+
+Invariants: only files named by a commit record are opened; pages are checked against their checksums; a damaged file is
+an error that names it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from x2i_platform.errors import StoreError
+from x2i_platform.features.codec import DTYPES, Blob, decode
+from x2i_platform.features.store import Commit, FeatureStore
+
+
+@dataclass(frozen=True)
+class Target:
+    """The teacher's z-scored attention outputs at one tap, `(tokens kept, D)`, text tokens before image tokens."""
+
+    text_idx: tuple[int, ...]
+    image_idx: tuple[int, ...]
+    values_TD: Tensor
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What training needs of one caption."""
+
+    sample_id: str
+    states_CSH: Tensor
+    seed: int
+    targets: dict[str, Target]
+    """By tap name."""
+
+
+@dataclass(frozen=True)
+class TextRow:
+    """T5 tokens `(T, E)` and CLIP's pooled vector `(P,)` of one caption."""
+
+    prompt_embeds_TE: Tensor
+    pooled_P: Tensor
+
+
+def read_table(store: FeatureStore, commit: Commit, *, columns: list[str] | None = None) -> pa.Table:
+    """One committed shard. Raises StoreError naming the file if it is missing or damaged."""
+    try:
+        with store.files.open(commit.file) as handle:
+            return pq.read_table(handle, columns=columns, page_checksum_verification=True)
+    except (FileNotFoundError, pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise StoreError(f"committed file '{store.files.path(commit.file)}' can't be read: {reason}") from None
+
+
+def read_samples(store: FeatureStore, commit: Commit) -> list[dict[str, Any]]:
+    """Rows of table `samples`: sample_id, caption, source, line."""
+    rows: list[dict[str, Any]] = read_table(store, commit).to_pylist()
+    return rows
+
+
+def read_text(store: FeatureStore, commit: Commit) -> dict[str, TextRow]:
+    """T5 and CLIP outputs of a shard by sample id."""
+    return {row["sample_id"]: TextRow(_tensor(row), _pooled(row)) for row in read_table(store, commit).to_pylist()}
+
+
+class ShardReader:
+    """One shard of the feature tables; rows stay encoded until a sample is asked for."""
+
+    def __init__(self, store: FeatureStore, *, mllm: Commit, targets: Commit) -> None:
+        self._mllm = read_table(store, mllm)
+        self._targets = read_table(store, targets)
+        self._mllm_row = {sample: i for i, sample in enumerate(self._mllm.column("sample_id").to_pylist())}
+        self._target_rows: dict[str, list[int]] = {}
+        for i, sample in enumerate(self._targets.column("sample_id").to_pylist()):
+            self._target_rows.setdefault(sample, []).append(i)
+
+    def sample(self, sample_id: str) -> Sample:
+        """Decode one sample, which both tables must hold."""
+        states = self._mllm.slice(self._mllm_row[sample_id], 1).to_pylist()[0]
+        rows = self._target_rows[sample_id]
+        taps = self._targets.slice(rows[0], len(rows)).to_pylist()
+        return Sample(
+            sample_id=sample_id,
+            states_CSH=_tensor(states),
+            seed=taps[0]["seed"],
+            targets={row["tap"]: Target(tuple(row["text_idx"]), tuple(row["image_idx"]), _tensor(row)) for row in taps},
+        )
+
+
+def _tensor(row: dict[str, Any]) -> Tensor:
+    return decode(Blob(row["dtype"], tuple(row["shape"]), row["codec"], row["data"], row.get("scale")))
+
+
+def _pooled(row: dict[str, Any]) -> Tensor:
+    """The second tensor of a text row: a vector of the first one's dtype."""
+    width = len(row["pooled"]) // DTYPES[row["dtype"]].itemsize
+    return _tensor({**row, "data": row["pooled"], "shape": [width]})

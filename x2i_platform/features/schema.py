@@ -1,0 +1,72 @@
+"""The four tables, as Arrow schemas, and the pure functions that name and place a sample.
+
+| table | one row is | tensor in `data` |
+|---|---|---|
+| `samples` | a caption and where it came from | - |
+| `text` | a caption's T5 and CLIP outputs | `(T, E)`, and `pooled` `(P,)` |
+| `mllm` | a caption's MLLM hidden states | `(C, S, H)`: layers + 1, valid tokens, width |
+| `targets` | one tap of a caption's teacher | `(tokens kept, D)`, z-scored over D |
+
+Rows of `targets` stay below 32 MB even at FLUX.1 size with every token kept, because each tap has its own row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import pyarrow as pa
+
+SAMPLES, TEXT, MLLM, TARGETS = "samples", "text", "mllm", "targets"
+FEATURE_TABLES = (TEXT, MLLM, TARGETS)
+FORMAT = 1
+
+_SAMPLE_ID = pa.field("sample_id", pa.string(), nullable=False)
+_TENSOR = [
+    pa.field("dtype", pa.string(), nullable=False),
+    pa.field("shape", pa.list_(pa.int32()), nullable=False),
+    pa.field("codec", pa.string(), nullable=False),
+    pa.field("data", pa.large_binary(), nullable=False),
+]
+
+SCHEMAS = {
+    SAMPLES: pa.schema(
+        [
+            _SAMPLE_ID,
+            pa.field("caption", pa.string(), nullable=False),
+            pa.field("source", pa.string(), nullable=False),
+            pa.field("line", pa.int64(), nullable=False),
+        ]
+    ),
+    TEXT: pa.schema([_SAMPLE_ID, *_TENSOR, pa.field("pooled", pa.large_binary(), nullable=False)]),
+    MLLM: pa.schema([_SAMPLE_ID, pa.field("num_tokens", pa.int32(), nullable=False), *_TENSOR]),
+    TARGETS: pa.schema(
+        [
+            _SAMPLE_ID,
+            pa.field("tap", pa.string(), nullable=False),
+            pa.field("tap_idx", pa.int16(), nullable=False),
+            pa.field("seed", pa.int64(), nullable=False),
+            pa.field("text_idx", pa.list_(pa.int32()), nullable=False),
+            pa.field("image_idx", pa.list_(pa.int32()), nullable=False),
+            *_TENSOR,
+            pa.field("scale", pa.large_binary()),
+        ]
+    ),
+}
+
+BLOB_COLUMNS = ("data", "pooled", "scale")
+
+
+def sample_id(caption: str) -> str:
+    """Identity of a caption: 128 bits of the SHA-256 of its text, in hexadecimal. Equal captions are one sample."""
+    return hashlib.sha256(caption.encode()).hexdigest()[:32]
+
+
+def sample_seed(sample: str, *, seed: int, purpose: str) -> int:
+    """A 63-bit seed that depends on the sample, the recipe's seed and the purpose alone, never on the run."""
+    text = f"{purpose}:{seed}:{sample}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def ids_digest(ids: list[str]) -> str:
+    """Identity of a shard's listing."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()

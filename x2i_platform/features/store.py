@@ -1,0 +1,186 @@
+"""The feature store: what is planned, what is committed, and by which recipe.
+
+    store.json                       format and fingerprint, written once
+    TABLE/SHARD-SHA.parquet          data; the name carries the content's hash
+    commits/TABLE/SHARD.json         a file of data counts from the moment its commit record exists, and never before
+    quarantine/…                     rows that could not be processed, with their reason
+    manifest.json                    summary derived from the commits
+
+Invariants: a commit record is created once and never changed, so of several processes that compute one shard one wins
+and the others' files are dropped; readers open only what is committed; table `samples` is the plan, and shard k of
+every other table holds a subset of the ids of its shard k.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from x2i_platform.config import differences, digest
+from x2i_platform.errors import StoreError
+from x2i_platform.features.files import Files
+from x2i_platform.features.schema import FEATURE_TABLES, FORMAT, SAMPLES
+
+Fingerprint = dict[str, dict[str, Any]]
+"""What enters the numbers of each table: `{"text": {...}, "mllm": {...}, "targets": {...}}`."""
+
+STORE_FILE = "store.json"
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Commit:
+    """One committed shard of one table."""
+
+    table: str
+    shard: int
+    file: str
+    sha256: str
+    num_bytes: int
+    rows: int
+    samples: int
+    ids_digest: str
+    quarantined: tuple[str, ...]
+    """Ids of the shard's samples that this table could not hold."""
+    committed_at: str
+    seconds: float
+
+    @property
+    def record(self) -> str:
+        """Name of the commit record."""
+        return record_name(self.table, self.shard)
+
+    def to_json(self) -> bytes:
+        """The record as stored."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes, *, name: str) -> Commit:
+        """Parse a record. Raises StoreError naming it if it is damaged."""
+        try:
+            fields = json.loads(data)
+            return cls(**{**fields, "quarantined": tuple(fields["quarantined"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise StoreError(f"commit record '{name}' is damaged ({error}); delete it and rerun precompute") from None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The store at one moment."""
+
+    fingerprint: Fingerprint
+    commits: tuple[Commit, ...]
+
+    @property
+    def digest(self) -> str:
+        """Identity of exactly these data: changes with every committed shard."""
+        return digest([self.fingerprint, [[c.table, c.shard, c.sha256] for c in self.commits]])
+
+    def of(self, table: str) -> dict[int, Commit]:
+        """Commits of one table by shard."""
+        return {commit.shard: commit for commit in self.commits if commit.table == table}
+
+    def complete_shards(self) -> list[int]:
+        """Shards that every feature table holds, sorted."""
+        return sorted(set.intersection(*(set(self.of(table)) for table in FEATURE_TABLES)))
+
+    def quarantined(self) -> set[str]:
+        """Ids that some table could not hold."""
+        return {sample for commit in self.commits for sample in commit.quarantined}
+
+    def summary(self) -> dict[str, Any]:
+        """What `manifest.json` says."""
+        tables = {table: self.of(table).values() for table in (SAMPLES, *FEATURE_TABLES)}
+        return {
+            "format": FORMAT,
+            "digest": self.digest,
+            "fingerprint": self.fingerprint,
+            "tables": {
+                table: {
+                    "shards": len(commits),
+                    "samples": sum(c.samples for c in commits),
+                    "rows": sum(c.rows for c in commits),
+                    "bytes": sum(c.num_bytes for c in commits),
+                }
+                for table, commits in tables.items()
+            },
+            "files": [{"file": c.file, "sha256": c.sha256, "rows": c.rows, "bytes": c.num_bytes} for c in self.commits],
+        }
+
+
+class FeatureStore:
+    """A folder of committed shards, local or on an object store."""
+
+    def __init__(self, root: str, *, fingerprint: Fingerprint) -> None:
+        self.files = Files(root)
+        self.fingerprint = fingerprint
+
+    @classmethod
+    def open(cls, root: str) -> FeatureStore:
+        """An existing store. Raises StoreError if there is none."""
+        header = _read_header(Files(root))
+        if header is None:
+            raise StoreError(f"'{root}' holds no feature store; make one with `x2i-platform precompute`")
+        return cls(root, fingerprint=header)
+
+    @classmethod
+    def create(cls, root: str, *, fingerprint: Fingerprint) -> FeatureStore:
+        """A store for this fingerprint, new or existing. Raises StoreError if the one there was made otherwise."""
+        store = cls(root, fingerprint=fingerprint)
+        header = {"format": FORMAT, "fingerprint": fingerprint}
+        if not store.files.publish_new(STORE_FILE, json.dumps(header, indent=1).encode()):
+            store.require(fingerprint)
+        return store
+
+    @classmethod
+    def check(cls, root: str, *, fingerprint: Fingerprint) -> None:
+        """Raise StoreError if a store is there that was made otherwise; writes nothing."""
+        if _read_header(Files(root)) is not None:
+            cls.open(root).require(fingerprint)
+
+    def require(self, fingerprint: Fingerprint) -> None:
+        """Raise StoreError, naming the fields, unless the store was made with this fingerprint."""
+        found = _read_header(self.files)
+        if found is not None and (unequal := differences(fingerprint, found)):
+            raise StoreError(f"store '{self.files.url}' was made by another recipe: {'; '.join(unequal)}")
+
+    def commits(self, tables: Iterable[str] = (SAMPLES, *FEATURE_TABLES)) -> list[Commit]:
+        """All commits of the tables, in order of table and shard."""
+        names = [name for table in tables for name in self.files.names(f"commits/{table}", suffix=".json")]
+        contents = self.files.read_many(names)
+        return [Commit.from_json(data, name=name) for name, data in zip(names, contents, strict=True)]
+
+    def commit_of(self, table: str, shard: int) -> Commit | None:
+        """The commit of one shard, if it is committed."""
+        name = record_name(table, shard)
+        return Commit.from_json(self.files.read(name), name=name) if self.files.exists(name) else None
+
+    def manifest(self) -> Manifest:
+        """The store as its commits say it is now."""
+        return Manifest(self.fingerprint, tuple(self.commits()))
+
+    def publish_manifest(self) -> Manifest:
+        """Write `manifest.json` for people and other tools."""
+        manifest = self.manifest()
+        self.files.publish(MANIFEST_FILE, json.dumps(manifest.summary(), indent=1).encode())
+        return manifest
+
+
+def record_name(table: str, shard: int) -> str:
+    """Name of a shard's commit record."""
+    return f"commits/{table}/{shard:06d}.json"
+
+
+def _read_header(files: Files) -> Fingerprint | None:
+    if not files.exists(STORE_FILE):
+        return None
+    try:
+        header = json.loads(files.read(STORE_FILE))
+        version, fingerprint = header["format"], header["fingerprint"]
+    except (ValueError, KeyError, TypeError):
+        raise StoreError(f"'{files.path(STORE_FILE)}' is damaged: expected JSON with format and fingerprint") from None
+    if version != FORMAT:
+        raise StoreError(f"store '{files.url}' has format {version}; this version reads format {FORMAT}")
+    return dict(fingerprint)

@@ -1,0 +1,129 @@
+"""One shard of one table on its way to disk: rows in, a commit record out, or nothing.
+
+Invariants: nothing is visible under the table's folder before the file is whole; a shard that is committed already
+stays as it is and the new file is dropped; memory holds one row group, not the shard.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from x2i_platform.features.codec import Blob
+from x2i_platform.features.files import Files
+from x2i_platform.features.schema import BLOB_COLUMNS, SCHEMAS, ids_digest
+from x2i_platform.features.store import Commit, FeatureStore
+
+ROW_GROUP_BYTES = 64 * 1024**2
+Row = dict[str, Any]
+
+
+class ShardWriter:
+    """Collects the rows of one shard; `commit` makes them visible. Get one from `open_shard`."""
+
+    def __init__(self, *, table: str, shard: int, parquet: pq.ParquetWriter) -> None:
+        self.table, self.shard = table, shard
+        self._parquet = parquet
+        self._rows: list[Row] = []
+        self._buffered = 0
+        self.num_rows = 0
+        self.ids: dict[str, None] = {}  # an ordered set: table `targets` has many rows a sample
+        self.quarantined: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        """Append one row; a full row group is written out."""
+        self._rows.append(row)
+        self._buffered += len(row.get("data", b""))
+        self.num_rows += 1
+        self.ids[row["sample_id"]] = None
+        if self._buffered >= ROW_GROUP_BYTES:
+            self.flush()
+
+    def quarantine(self, sample: Row, *, reason: str) -> None:
+        """Leave a sample out of this shard, with the reason."""
+        self.quarantined.append({**sample, "table": self.table, "reason": reason})
+
+    def flush(self) -> None:
+        """Write the buffered rows as one row group."""
+        if self._rows:
+            self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMAS[self.table]))
+        self._rows, self._buffered = [], 0
+
+
+@contextmanager
+def open_shard(store: FeatureStore, *, table: str, shard: int) -> Iterator[ShardWriter]:
+    """Write a shard; it is committed when the block ends without an error and vanishes when it doesn't."""
+    started = time.monotonic()
+    files = store.files
+    with files.scratch_file(".parquet") as scratch:
+        with _parquet_writer(scratch, table=table) as parquet:
+            writer = ShardWriter(table=table, shard=shard, parquet=parquet)
+            yield writer
+            writer.flush()
+        sha256 = _sha256(scratch)
+        commit = Commit(
+            table=table,
+            shard=shard,
+            file=f"{table}/{shard:06d}-{sha256[:12]}.parquet",
+            sha256=sha256,
+            num_bytes=scratch.stat().st_size,
+            rows=writer.num_rows,
+            samples=len(writer.ids),
+            ids_digest=ids_digest(list(writer.ids)),
+            quarantined=tuple(row["sample_id"] for row in writer.quarantined),
+            committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - started, 3),
+        )
+        _publish(files, scratch, commit=commit, quarantined=writer.quarantined)
+
+
+def publish_quarantine(files: Files, rows: Sequence[Row], *, name: str) -> None:
+    """Write quarantined rows as JSON Lines. The name is derived from what was read, so a second run writes it again."""
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    files.publish(f"quarantine/{name}.jsonl", text.encode())
+
+
+def tensor_columns(blob: Blob) -> Row:
+    """The columns of a tensor."""
+    return {"dtype": blob.dtype, "shape": list(blob.shape), "codec": blob.codec, "data": blob.data}
+
+
+def _publish(files: Files, scratch: Path, *, commit: Commit, quarantined: Sequence[Row]) -> None:
+    if files.exists(commit.record):
+        return
+    if quarantined:
+        publish_quarantine(files, quarantined, name=f"{commit.table}-{commit.shard:06d}")
+    files.adopt(scratch, commit.file)
+    if files.publish_new(commit.record, commit.to_json()):
+        return
+    winner = Commit.from_json(files.read(commit.record), name=commit.record)
+    if winner.file != commit.file:
+        files.remove(commit.file)
+
+
+def _parquet_writer(path: Path, *, table: str) -> pq.ParquetWriter:
+    schema = SCHEMAS[table]
+    plain = [name for name in schema.names if name not in BLOB_COLUMNS]
+    return pq.ParquetWriter(
+        path,
+        schema,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=[name for name in plain if name in ("tap", "dtype", "codec", "sample_id", "source")],
+        write_statistics=plain,
+        write_page_checksum=True,
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

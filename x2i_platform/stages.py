@@ -1,0 +1,236 @@
+"""The three stages of precompute: each holds one frozen model and turns a planned shard into a committed one.
+
+    samples ──► text ──► targets
+       └──────► mllm
+
+What goes in and comes out is a shard's number; tensors go straight from the model to the store. A stage runs on a
+machine without Ray; `pipelines/precompute.py` puts it into an actor.
+
+Invariants: a shard that is committed is not computed again; a row that fails is quarantined with its reason and its
+neighbours are kept; what is computed for a caption depends on the caption and the recipe alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from x2i_platform.config import Recipe, TargetsConfig
+from x2i_platform.errors import InputError, StoreError, WeightsError, X2IError
+from x2i_platform.features.codec import encode_int8, encode_raw
+from x2i_platform.features.reader import read_samples, read_text
+from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, sample_seed
+from x2i_platform.features.store import FeatureStore
+from x2i_platform.features.writer import Row, ShardWriter, open_shard, tensor_columns
+from x2i_platform.models import mllm
+from x2i_platform.models.devices import choose_device
+from x2i_platform.models.taps import attention_taps, select_taps
+from x2i_platform.models.teacher import Teacher
+from x2i_platform.models.text_encoders import TextEncoders
+
+log = logging.getLogger(__name__)
+
+NOT_A_ROWS_FAULT = (WeightsError, StoreError, torch.OutOfMemoryError, OSError)
+"""Errors that would hit the next row as well: they stop the shard instead of emptying it into quarantine."""
+
+
+class Stage(ABC):
+    """A model, and the table it fills."""
+
+    table: str
+
+    def __init__(self, recipe: Recipe, *, store: FeatureStore, batch_size: int, device: str) -> None:
+        self.recipe, self.store, self.batch_size, self.device = recipe, store, batch_size, device
+
+    @abstractmethod
+    def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
+        """Rows of the table for each of some samples."""
+
+    def inputs(self, shard: int) -> list[Row]:
+        """The samples of a shard, with what else this stage needs of each."""
+        commit = self.store.commit_of(SAMPLES, shard)
+        if commit is None:
+            raise StoreError(f"shard {shard} is not planned in '{self.store.files.url}'")
+        return read_samples(self.store, commit)
+
+    @torch.inference_mode()
+    def run(self, shard: int) -> bool:
+        """Compute and commit a shard; False if it was committed already."""
+        if self.store.commit_of(self.table, shard) is not None:
+            return False
+        samples = self.inputs(shard)
+        with open_shard(self.store, table=self.table, shard=shard) as writer:
+            for start in range(0, len(samples), self.batch_size):
+                self._write_batch(writer, samples[start : start + self.batch_size])
+        return True
+
+    def _write_batch(self, writer: ShardWriter, samples: Sequence[Row]) -> None:
+        try:
+            results = self.compute(samples)
+        except NOT_A_ROWS_FAULT:
+            raise
+        except (X2IError, ValueError, RuntimeError, IndexError) as error:
+            if len(samples) == 1:
+                self._quarantine(writer, samples[0], reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
+                return
+            for sample in samples:
+                self._write_batch(writer, [sample])
+            return
+        for rows in results:
+            for row in rows:
+                writer.add(row)
+
+    def _quarantine(self, writer: ShardWriter, sample: Row, *, reason: str) -> None:
+        log.warning("%s: %s:%s quarantined: %s", self.table, sample["source"], sample["line"], reason)
+        origin = {key: sample[key] for key in ("sample_id", "caption", "source", "line")}
+        writer.quarantine(origin, reason=reason)
+
+
+class TextStage(Stage):
+    """Captions through T5 and CLIP."""
+
+    table = TEXT
+
+    def __init__(self, recipe: Recipe, *, store: FeatureStore, batch_size: int, device: str) -> None:
+        super().__init__(recipe, store=store, batch_size=batch_size, device=device)
+        self.encoders = TextEncoders.load(recipe.teacher, device=device)
+
+    def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
+        """One row a sample: T5 tokens and CLIP's pooled vector."""
+        conditioning = self.encoders.encode([sample["caption"] for sample in samples])
+        rows = []
+        pairs = zip(samples, conditioning.prompt_embeds_BTE, conditioning.pooled_BP, strict=True)
+        for sample, prompt_embeds_TE, pooled_P in pairs:
+            _require_finite(prompt_embeds_TE, what="T5 output")
+            _require_finite(pooled_P, what="CLIP output")
+            columns = tensor_columns(encode_raw(prompt_embeds_TE))
+            pooled = encode_raw(pooled_P.to(prompt_embeds_TE.dtype)).data
+            rows.append([{"sample_id": sample["sample_id"], **columns, "pooled": pooled}])
+        return rows
+
+
+class MLLMStage(Stage):
+    """Captions through the multimodal LLM."""
+
+    table = MLLM
+
+    def __init__(self, recipe: Recipe, *, store: FeatureStore, batch_size: int, device: str) -> None:
+        super().__init__(recipe, store=store, batch_size=batch_size, device=device)
+        self.mllm = mllm.MLLM.load(recipe.mllm, device=device)
+        self.pad_to = recipe.teacher.text_tokens if recipe.alignnet.padding == "reference" else None
+
+    def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
+        """One row a sample: the hidden states of all layers."""
+        captions = [sample["caption"] for sample in samples]
+        rows = []
+        for sample, states_CSH in zip(samples, self.mllm.encode(captions, pad_to=self.pad_to), strict=True):
+            _require_finite(states_CSH, what="hidden states")
+            columns = tensor_columns(encode_raw(states_CSH))
+            rows.append([{"sample_id": sample["sample_id"], "num_tokens": states_CSH.shape[1], **columns}])
+        return rows
+
+
+class TargetsStage(Stage):
+    """T5 and CLIP outputs through the DiT: its attention outputs on a canvas of noise."""
+
+    table = TARGETS
+
+    def __init__(self, recipe: Recipe, *, store: FeatureStore, batch_size: int, device: str) -> None:
+        super().__init__(recipe, store=store, batch_size=batch_size, device=device)
+        self.teacher = Teacher.load(recipe.teacher, device=device)
+        self.taps = select_taps(self.teacher.tap_names, recipe.targets.taps)
+
+    def inputs(self, shard: int) -> list[Row]:
+        """The shard's samples with their row of table `text`; one that `text` quarantined is left out here too."""
+        commit = self.store.commit_of(TEXT, shard)
+        if commit is None:
+            raise StoreError(f"shard {shard} of table 'text' must be committed before its targets")
+        text = read_text(self.store, commit)
+        return [{**row, "text": text[row["sample_id"]]} for row in super().inputs(shard) if row["sample_id"] in text]
+
+    def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
+        """One row a sample and tap."""
+        config = self.recipe.targets
+        seeds = [sample_seed(sample["sample_id"], seed=config.seed, purpose="noise") for sample in samples]
+        dtype = self.teacher.dit.dtype
+        prompt_embeds_BTE = torch.stack([sample["text"].prompt_embeds_TE for sample in samples])
+        pooled_BP = torch.stack([sample["text"].pooled_P for sample in samples])
+        with attention_taps(self.teacher.dit, self.taps) as taken:
+            self.teacher.forward(
+                prompt_embeds_BTE.to(self.device, dtype),
+                pooled_BP=pooled_BP.to(self.device, dtype),
+                latents_BNC=self.teacher.noise(seeds),
+            )
+        return [
+            list(self._rows(sample, seed=seed, outputs={tap: taken[tap][i] for tap in self.taps}))
+            for i, (sample, seed) in enumerate(zip(samples, seeds, strict=True))
+        ]
+
+    def _rows(self, sample: Row, *, seed: int, outputs: dict[str, Tensor]) -> Iterator[Row]:
+        config = self.recipe.targets
+        text_idx, image_idx = draw_tokens(
+            sample["sample_id"],
+            config=config,
+            num_text=self.teacher.num_text_tokens,
+            num_image=self.teacher.num_image_tokens,
+        )
+        for tap_idx, (tap, output_ND) in enumerate(outputs.items()):
+            kept = kept_tokens(tap, text_idx=text_idx, image_idx=image_idx, num_text=self.teacher.num_text_tokens)
+            kept_TD = output_ND[kept.to(output_ND.device)].float()
+            _require_finite(kept_TD, what=f"attention output of {tap}")
+            z_TD = (kept_TD - kept_TD.mean(-1, keepdim=True)) / (kept_TD.std(-1, keepdim=True) + 1e-7)
+            blob = encode_int8(z_TD) if config.codec == "int8" else encode_raw(z_TD.bfloat16())
+            yield {
+                "sample_id": sample["sample_id"],
+                "tap": tap,
+                "tap_idx": tap_idx,
+                "seed": seed,
+                "text_idx": [] if tap.endswith(".image") else text_idx.tolist(),
+                "image_idx": [] if tap.endswith(".text") else image_idx.tolist(),
+                **tensor_columns(blob),
+                "scale": blob.scale,
+            }
+
+
+STAGES: dict[str, type[Stage]] = {stage.table: stage for stage in (TextStage, MLLMStage, TargetsStage)}
+
+
+def draw_tokens(sample_id: str, *, config: TargetsConfig, num_text: int, num_image: int) -> tuple[Tensor, Tensor]:
+    """Sorted indices of the text and of the image tokens kept for a sample, each drawn without replacement."""
+    generator = torch.Generator().manual_seed(sample_seed(sample_id, seed=config.seed, purpose="tokens"))
+
+    def draw(kept: int | str, total: int) -> Tensor:
+        count = total if kept == "all" else min(int(kept), total)
+        return torch.randperm(total, generator=generator)[:count].sort().values
+
+    return draw(config.text_tokens, num_text), draw(config.image_tokens, num_image)
+
+
+def kept_tokens(tap: str, *, text_idx: Tensor, image_idx: Tensor, num_text: int) -> Tensor:
+    """Positions in a tap's own token axis: a single block's joint stream has the text tokens first."""
+    if tap.endswith(".text"):
+        return text_idx
+    if tap.endswith(".image"):
+        return image_idx
+    return torch.cat([text_idx, image_idx + num_text])
+
+
+def _require_finite(tensor: Tensor, *, what: str) -> None:
+    if not torch.isfinite(tensor).all():
+        raise InputError(f"{what} is not finite")
+
+
+def build_stage(table: str, *, recipe: Recipe, store_url: str) -> Stage:
+    """The stage of a table, its model loaded."""
+    resources: Any = getattr(recipe.run, table)
+    return STAGES[table](
+        recipe,
+        store=FeatureStore.open(store_url),
+        batch_size=resources.batch_size,
+        device=choose_device(resources.num_gpus),
+    )
