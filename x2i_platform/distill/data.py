@@ -1,0 +1,191 @@
+"""From committed shards to training batches.
+
+Shape suffixes: B batch, C MLLM layers + 1, S tokens, H hidden width, T kept tokens, D channels.
+
+Invariant: which samples step n trains on is a pure function of (seed, the shards), whatever the number of workers; a
+worker takes its slice of each step's samples.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from x2i_platform.config import Padding, TrainConfig
+from x2i_platform.errors import TrainingError
+from x2i_platform.features.reader import Sample, ShardReader, read_samples
+from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, sample_seed
+from x2i_platform.features.store import FeatureStore
+from x2i_platform.models.alignnet import pad_states
+
+SHARDS_HELD = 2
+"""Decoded shards a reader keeps: samples are shuffled inside a shard and shards among each other."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples side by side. Every sample keeps the same number of tokens, though not the same ones."""
+
+    sample_ids: tuple[str, ...]
+    seeds: tuple[int, ...]
+    states_BCSH: Tensor
+    mask_BS: Tensor
+    text_idx_BT: Tensor
+    image_idx_BT: Tensor
+    targets_BTD: dict[str, Tensor]
+    """By tap name; text tokens before image tokens."""
+
+    def to(self, device: str) -> Batch:
+        """The batch with its tensors on a device; copies from pinned memory don't block."""
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                moved[field.name] = value.to(device, non_blocking=True)
+            elif isinstance(value, dict):
+                moved[field.name] = {key: tensor.to(device, non_blocking=True) for key, tensor in value.items()}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, order=True)
+class Place:
+    """Where a sample lies."""
+
+    shard: int
+    sample_id: str
+
+
+def split(store: FeatureStore, shards: Sequence[int], *, validation_share: float) -> tuple[list[Place], list[Place]]:
+    """Samples that all tables hold: those to train on and those only ever evaluated, each in store order.
+
+    Raises TrainingError if there is nothing to train on.
+    """
+    commits = store.manifest()
+    lost = commits.quarantined()
+    planned = commits.of(SAMPLES)
+    train: list[Place] = []
+    held_out: list[Place] = []
+    for shard in shards:
+        for row in read_samples(store, planned[shard]):
+            if row["sample_id"] in lost:
+                continue
+            place = Place(shard, row["sample_id"])
+            (held_out if _is_held_out(place.sample_id, share=validation_share) else train).append(place)
+    if not train:
+        raise TrainingError(f"store '{store.files.url}' holds no complete shard to train on; run precompute first")
+    return train, held_out
+
+
+def _is_held_out(sample_id: str, *, share: float) -> bool:
+    """Decided by the caption's id alone, so a caption never changes sides as a store grows."""
+    return sample_seed(sample_id, seed=0, purpose="validation") / 2**63 < share
+
+
+def endless_order(places: Sequence[Place], *, seed: int) -> Iterator[Place]:
+    """Epoch after epoch, each in its own order: shards shuffled, then samples inside each shard."""
+    by_shard: dict[int, list[Place]] = {}
+    for place in places:
+        by_shard.setdefault(place.shard, []).append(place)
+    epoch = 0
+    while True:
+        generator = random.Random(f"{seed}:{epoch}")
+        shards = sorted(by_shard)
+        generator.shuffle(shards)
+        for shard in shards:
+            inside = list(by_shard[shard])
+            generator.shuffle(inside)
+            yield from inside
+        epoch += 1
+
+
+class StepSampler:
+    """For each micro-batch of one worker, the places of its samples: `accumulation` of them an optimizer step."""
+
+    def __init__(
+        self, places: Sequence[Place], *, config: TrainConfig, first_step: int, rank: int = 0, world: int = 1
+    ) -> None:
+        """Steps count from 0 and end at `config.steps`. Raises TrainingError if a batch can't be shared out evenly."""
+        self.parts = world * config.accumulation
+        if config.batch_size % self.parts:
+            raise TrainingError(
+                f"train.batch_size = {config.batch_size} can't be shared by {world} workers x {config.accumulation} "
+                f"accumulation steps; use a multiple of {self.parts}"
+            )
+        self.places, self.config, self.first_step = places, config, first_step
+        self.rank, self.world = rank, world
+
+    def __iter__(self) -> Iterator[list[Place]]:
+        """Lists of places; worker r of W takes the micro-batches r, r + W, r + 2W, ... of each step."""
+        order = endless_order(self.places, seed=self.config.seed)
+        size = self.config.batch_size // self.parts
+        for step in range(self.config.steps):
+            whole = list(itertools.islice(order, self.config.batch_size))
+            if step < self.first_step:
+                continue
+            for part in range(self.rank, self.parts, self.world):
+                yield whole[part * size : (part + 1) * size]
+
+
+class FeatureDataset(Dataset[Sample]):
+    """Samples by place, keeping the last few shards open."""
+
+    def __init__(self, store_url: str) -> None:
+        self.store_url = store_url
+        self._open: OrderedDict[int, ShardReader] = OrderedDict()
+        self._store: FeatureStore | None = None
+
+    def __getitem__(self, place: Place) -> Sample:
+        """Read one sample."""
+        return self._shard(place.shard).sample(place.sample_id)
+
+    def _shard(self, shard: int) -> ShardReader:
+        if shard in self._open:
+            self._open.move_to_end(shard)
+            return self._open[shard]
+        # Opened here and not in __init__: a loader process must have its own connections.
+        self._store = self._store or FeatureStore.open(self.store_url)
+        mllm, targets = (self._store.commit_of(table, shard) for table in (MLLM, TARGETS))
+        if mllm is None or targets is None:
+            raise TrainingError(f"shard {shard} of store '{self.store_url}' is not complete any more")
+        self._open[shard] = ShardReader(self._store, mllm=mllm, targets=targets)
+        if len(self._open) > SHARDS_HELD:
+            self._open.popitem(last=False)
+        return self._open[shard]
+
+
+@dataclass(frozen=True)
+class Collate:
+    """Puts samples side by side; a value, so that a loader process can be sent one."""
+
+    padding: Padding
+    text_tokens: int
+
+    def __call__(self, samples: Sequence[Sample]) -> Batch:
+        """One batch."""
+        states_BCSH, mask_BS = pad_states(
+            [sample.states_CSH for sample in samples], text_tokens=self.text_tokens, padding=self.padding
+        )
+        taps = list(samples[0].targets)
+        return Batch(
+            sample_ids=tuple(sample.sample_id for sample in samples),
+            seeds=tuple(sample.seed for sample in samples),
+            states_BCSH=states_BCSH,
+            mask_BS=mask_BS,
+            text_idx_BT=torch.tensor([_indices(sample, "text_idx") for sample in samples], dtype=torch.long),
+            image_idx_BT=torch.tensor([_indices(sample, "image_idx") for sample in samples], dtype=torch.long),
+            targets_BTD={tap: torch.stack([s.targets[tap].values_TD for s in samples]) for tap in taps},
+        )
+
+
+def _indices(sample: Sample, name: str) -> list[int]:
+    """One draw serves all taps of a sample; a tap of one stream has the other's list empty."""
+    draws: list[tuple[int, ...]] = [getattr(target, name) for target in sample.targets.values()]
+    return list(max(draws, key=len))

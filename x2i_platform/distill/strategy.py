@@ -1,0 +1,207 @@
+"""How AlignNet's gradients, optimizer and weights are spread over workers: plain DDP, or DeepSpeed ZeRO 1, 2, 3.
+
+Invariants: every strategy computes the same update; what is saved, `OptimizerState`, is whole float32 tensors by
+parameter name, so a checkpoint can be resumed under another strategy or number of workers, and loading it runs no code.
+The frozen DiT stays outside: it is a plain replica on each worker.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from x2i_platform.config import TrainConfig
+from x2i_platform.models.alignnet import AlignNet, Conditioning
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class OptimizerState:
+    """AlignNet and AdamW between two steps, each dict by parameter name, on the CPU."""
+
+    updates: int
+    weights: dict[str, Tensor]
+    exp_avg: dict[str, Tensor]
+    exp_avg_sq: dict[str, Tensor]
+
+
+class Strategy(ABC):
+    """AlignNet with its optimizer. Collective: every worker makes the same calls in the same order."""
+
+    def __init__(self, alignnet: AlignNet, *, config: TrainConfig) -> None:
+        self.alignnet, self.config = alignnet, config
+        self.updates = 0
+
+    @abstractmethod
+    def __call__(self, states_BCSH: Tensor, *, mask_BS: Tensor) -> Conditioning:
+        """AlignNet's forward."""
+
+    @abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of one micro-batch; the accumulated mean is over workers and micro-batches."""
+
+    @abstractmethod
+    def update(self, lr: float) -> float:
+        """Clip, step and clear the gradients; returns the gradient norm before clipping."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """Whole float32 weights by name, detached."""
+
+    @abstractmethod
+    def state(self) -> OptimizerState:
+        """A copy of everything that the next update depends on."""
+
+    @abstractmethod
+    def restore(self, state: OptimizerState) -> None:
+        """Continue as if this strategy had made the updates of the state itself."""
+
+
+class DDP(Strategy):
+    """PyTorch's DistributedDataParallel, or the bare module where there is no process group."""
+
+    def __init__(self, alignnet: AlignNet, *, config: TrainConfig) -> None:
+        super().__init__(alignnet, config=config)
+        distributed = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
+        self._module = torch.nn.parallel.DistributedDataParallel(alignnet) if distributed else alignnet
+        self._optimizer = torch.optim.AdamW(
+            alignnet.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+
+    def __call__(self, states_BCSH: Tensor, *, mask_BS: Tensor) -> Conditioning:
+        conditioning: Conditioning = self._module(states_BCSH, mask_BS=mask_BS)
+        return conditioning
+
+    def backward(self, loss: Tensor) -> None:
+        (loss / self.config.accumulation).backward()  # type: ignore[no-untyped-call]
+
+    def update(self, lr: float) -> float:
+        norm = torch.nn.utils.clip_grad_norm_(self.alignnet.parameters(), self.config.max_grad_norm)
+        self._optimizer.param_groups[0]["lr"] = lr
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        return float(norm)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self.alignnet.named_parameters()}
+
+    def state(self) -> OptimizerState:
+        moments = {
+            moment: {
+                name: _copy(self._optimizer.state[parameter][moment])
+                for name, parameter in self.alignnet.named_parameters()
+            }
+            for moment in MOMENTS
+        }
+        return OptimizerState(self.updates, {n: _copy(w) for n, w in self.weights().items()}, **moments)
+
+    @torch.no_grad()
+    def restore(self, state: OptimizerState) -> None:
+        self.updates = state.updates
+        for name, parameter in self.alignnet.named_parameters():
+            parameter.copy_(state.weights[name])
+            self._optimizer.state[parameter] = {
+                "step": torch.tensor(float(state.updates)),
+                **{moment: getattr(state, moment)[name].to(parameter.device, copy=True) for moment in MOMENTS},
+            }
+
+
+class ZeRO(Strategy):
+    """DeepSpeed at a ZeRO stage, float32 throughout: AlignNet is small, its precision costs nothing beside the DiT."""
+
+    def __init__(self, alignnet: AlignNet, *, config: TrainConfig, stage: int, micro_batch: int) -> None:
+        super().__init__(alignnet, config=config)
+        _choose_accelerator()
+        import deepspeed
+
+        # On the CPU DeepSpeed would compile a shared-memory extension at first use; gloo does without it.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        adam = {"lr": config.lr, "betas": list(config.betas), "weight_decay": config.weight_decay, "torch_adam": True}
+        self._deepspeed = deepspeed
+        self._engine: Any = deepspeed.initialize(
+            model=alignnet,
+            model_parameters=list(alignnet.parameters()),
+            config={
+                "train_micro_batch_size_per_gpu": micro_batch,
+                "gradient_accumulation_steps": config.accumulation,
+                "gradient_clipping": config.max_grad_norm,
+                "optimizer": {"type": "AdamW", "params": adam},
+                "zero_optimization": {"stage": stage},
+            },
+        )[0]
+
+    def __call__(self, states_BCSH: Tensor, *, mask_BS: Tensor) -> Conditioning:
+        conditioning: Conditioning = self._engine(states_BCSH, mask_BS=mask_BS)
+        return conditioning
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()  # counts the micro-batch; the update itself waits for `update`
+
+    def update(self, lr: float) -> float:
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        self.updates += 1
+        return float(self._engine.get_global_grad_norm())
+
+    def weights(self) -> dict[str, Tensor]:
+        get = self._deepspeed.utils.safe_get_full_fp32_param
+        return {name: get(parameter).detach() for name, parameter in self.alignnet.named_parameters()}
+
+    def state(self) -> OptimizerState:
+        get = self._deepspeed.utils.safe_get_full_optimizer_state
+        moments = {
+            moment: {name: _copy(get(parameter, moment)) for name, parameter in self.alignnet.named_parameters()}
+            for moment in MOMENTS
+        }
+        return OptimizerState(self.updates, {n: _copy(w) for n, w in self.weights().items()}, **moments)
+
+    def restore(self, state: OptimizerState) -> None:
+        self._create_moments()
+        utils = self._deepspeed.utils
+        for name, parameter in self.alignnet.named_parameters():
+            utils.safe_set_full_fp32_param(parameter, state.weights[name].to(parameter.device))
+            for moment in MOMENTS:
+                value = getattr(state, moment)[name].to(parameter.device)
+                utils.safe_set_full_optimizer_state(parameter, value, moment)
+        for inner in self._engine.basic_optimizer.state.values():
+            inner["step"] = torch.tensor(float(state.updates))
+        self.updates = state.updates
+
+    def _create_moments(self) -> None:
+        """DeepSpeed makes AdamW's moments at the first step only: take one of no size, before they are overwritten."""
+        dims = self.alignnet.dims
+        device = self._engine.device
+        states_BCSH = torch.zeros(1, dims.num_layers, 1, dims.hidden_size, device=device)
+        mask_BS = torch.ones(1, 1, dtype=torch.bool, device=device)
+        for _ in range(self.config.accumulation):
+            conditioning = self(states_BCSH, mask_BS=mask_BS)
+            self.backward((conditioning.prompt_embeds_BTE.sum() + conditioning.pooled_BP.sum()) * 0.0)
+        self.update(lr=0.0)
+
+
+def build_strategy(name: str, *, alignnet: AlignNet, config: TrainConfig, micro_batch: int) -> Strategy:
+    """The strategy of a recipe: `ddp`, `zero1`, `zero2` or `zero3`."""
+    if name == "ddp":
+        return DDP(alignnet, config=config)
+    return ZeRO(alignnet, config=config, stage=int(name.removeprefix("zero")), micro_batch=micro_batch)
+
+
+def _choose_accelerator() -> None:
+    """DeepSpeed guesses its accelerator from what is installed; without a GPU it must be told."""
+    import os
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
