@@ -1,0 +1,261 @@
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+from mlflow import MlflowClient
+from safetensors.numpy import load_file, save_file
+
+from x2i_platform.config import MLLMConfig, Recipe, TeacherConfig
+from x2i_platform.errors import RegistryError
+from x2i_platform.registry.card import TrainingFacts, model_card
+from x2i_platform.registry.models import ModelVersion, list_models, register, resolve
+from x2i_platform.registry.tracking import RunInfo, RunLogger, check_tracking_uri, finish, start_or_resume
+
+CARD = "---\nlicense: other\n---\n# A model\n\nWhat it is.\n"
+
+
+def saved(folder: Path, *, value: float = 1.0) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file({"conv.weight": np.full((1, 5, 5, 5), value, np.float32)}, folder / "alignnet.safetensors")
+    dims = {"num_layers": 5, "hidden_size": 64, "text_tokens": 32, "prompt_dim": 48, "pooled_dim": 16}
+    (folder / "config.json").write_text(json.dumps({"alignnet": {"fusion": "conv"}, "dims": dims}))
+    return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("X2I_CACHE", str(tmp_path / "cache"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    places = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/files"]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen([*command, *places], env=environment, stdout=log, stderr=log)
+    uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    try:
+        while not _answers(uri):
+            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+            time.sleep(0.5)
+        yield uri
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _answers(uri: str) -> bool:
+    try:
+        return check_tracking_uri(uri) == uri
+    except RegistryError:
+        return False
+
+
+def run(uri: str, *, key: str = "fingerprint") -> RunInfo:
+    return start_or_resume(tracking_uri=uri, experiment="e", run_name="r", key=key, params={}, tags={})
+
+
+def publish(folder: Path, info: RunInfo, *, name: str = "mini", **changes: object) -> ModelVersion:
+    return register(folder, name=name, info=info, manifest_digest="abc", card=CARD, **changes)
+
+
+def test_a_registered_model_comes_back_whole_and_as_a_copy(tracking_uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder, info = saved(tmp_path / "final"), run(tracking_uri)
+    version = publish(folder, info)
+    assert (version.name, version.version, version.uri) == ("mini", 1, "models:/mini/1")
+    there = resolve("models:/mini@candidate", tracking_uri=tracking_uri)
+    assert there == resolve("models:/mini/1", tracking_uri=tracking_uri)
+    assert there == resolve(f"runs:/{info.run_id}/model", tracking_uri=tracking_uri)
+    assert there.is_relative_to(tmp_path / "cache")
+    assert {entry.name for entry in there.iterdir()} >= {"alignnet.safetensors", "config.json", "README.md", "MLmodel"}
+    assert np.array_equal(load_file(there / "alignnet.safetensors")["conv.weight"], np.ones((1, 5, 5, 5)))
+    assert (there / "README.md").read_text() == CARD
+    assert sorted(entry.name for entry in folder.iterdir()) == ["alignnet.safetensors", "config.json"]
+    assert not (tmp_path / "mlruns").exists()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_the_version_says_what_it_came_from(tracking_uri, tmp_path):
+    info = run(tracking_uri)
+    version = publish(saved(tmp_path / "final"), info)
+    found = MlflowClient(tracking_uri).get_model_version("mini", "1")
+    assert found.run_id == info.run_id
+    assert found.tags["x2i.manifest"] == "abc"
+    assert found.tags["x2i.fingerprint"] == "fingerprint"
+    assert found.description == "# A model\n\nWhat it is.\n"
+    signature = mlflow.models.Model.load(version.source).signature
+    shapes = {spec.name: (spec.type.name, spec.shape) for spec in (*signature.inputs, *signature.outputs)}
+    assert shapes == {
+        "hidden_states": ("float32", (-1, 5, -1, 64)),
+        "mask": ("bool", (-1, -1)),
+        "prompt_embeds": ("float32", (-1, -1, 48)),
+        "pooled": ("float32", (-1, 16)),
+    }
+
+
+def test_registering_twice_gives_one_version(tracking_uri, tmp_path):
+    folder, info = saved(tmp_path / "final"), run(tracking_uri)
+    first = publish(folder, info, aliases=())
+    assert list_models(tracking_uri)[0].aliases == {}
+    assert publish(folder, info) == first
+    (model,) = list_models(tracking_uri)
+    assert model.versions == (first,)
+    assert model.aliases == {"candidate": 1}
+
+
+def test_a_crash_between_logging_and_registering_is_repaired(tracking_uri, tmp_path, monkeypatch):
+    folder, info = saved(tmp_path / "final"), run(tracking_uri)
+
+    def crash(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "create_model_version", crash)
+        with pytest.raises(KeyboardInterrupt):
+            publish(folder, info)
+    version = publish(folder, info)
+    assert version.version == 1
+    assert resolve(version.uri, tracking_uri=tracking_uri).is_dir()
+
+
+def test_other_weights_of_one_run_leave_the_first_version_as_it_was(tracking_uri, tmp_path):
+    info = run(tracking_uri)
+    publish(saved(tmp_path / "final"), info)
+    second = publish(saved(tmp_path / "final", value=2.0), info)
+    assert second.version == 2
+    values = [
+        load_file(resolve(uri, tracking_uri=tracking_uri) / "alignnet.safetensors")["conv.weight"].max()
+        for uri in ("models:/mini/1", "models:/mini/2", "models:/mini@candidate")
+    ]
+    assert values == [1.0, 2.0, 2.0]
+
+
+def test_an_old_run_does_not_take_the_alias_back(tracking_uri, tmp_path):
+    old, new = run(tracking_uri, key="old"), run(tracking_uri, key="new")
+    publish(saved(tmp_path / "old"), old)
+    publish(saved(tmp_path / "new"), new)
+    publish(saved(tmp_path / "old"), old)
+    (model,) = list_models(tracking_uri)
+    assert [version.version for version in model.versions] == [1, 2]
+    assert model.aliases == {"candidate": 2}
+
+
+def test_changed_files_in_the_store_are_not_served(tracking_uri, tmp_path):
+    version = publish(saved(tmp_path / "final"), run(tracking_uri))
+    (stored,) = (tmp_path / "my runs #1 ü" / "mlartifacts").rglob("alignnet.safetensors")
+    saved(stored.parent, value=3.0)
+    with pytest.raises(RegistryError, match="not those registered"):
+        resolve(version.uri, tracking_uri=tracking_uri)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("models:/minu@candidate", "no model 'minu'; did you mean 'mini'? models there: mini"),
+        ("models:/mini@candidat", "no alias 'candidat'; did you mean 'candidate'? aliases there: candidate"),
+        ("models:/mini/7", "model 'mini' has no version 7; versions there: 1"),
+        ("models:/mini", "malformed; use models:/NAME@ALIAS"),
+        ("models:/mini/latest", "malformed; use models:/NAME@ALIAS"),
+        ("runs:/abc", "malformed"),
+        ("runs:/abc/model", "abc"),
+        ("no/such/folder", "no such folder; use models:/NAME@ALIAS"),
+        (".", "has no alignnet.safetensors and no config.json"),
+    ],
+)
+def test_a_model_that_is_not_there_is_one_clear_line(model, message, tracking_uri, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    publish(saved(tmp_path / "final"), run(tracking_uri))
+    with pytest.raises(RegistryError, match=re.escape(message)) as caught:
+        resolve(model, tracking_uri=tracking_uri)
+    assert "\n" not in str(caught.value)
+
+
+def test_asking_creates_no_database(tmp_path):
+    uri = f"sqlite:///{tmp_path}/elsewhere/mlflow.db"
+    with pytest.raises(RegistryError, match="no MLflow database"):
+        resolve("models:/mini@candidate", tracking_uri=uri)
+    assert list_models(uri) == []
+    assert not (tmp_path / "elsewhere").exists()
+
+
+@pytest.mark.slow
+def test_a_server_keeps_models_like_a_file_does(server, tmp_path, capfd):
+    info = run(server)
+    with RunLogger(info) as log:
+        log.metrics({"loss": 1.0}, step=0)
+    version = publish(saved(tmp_path / "final"), info)
+    assert publish(saved(tmp_path / "final"), info) == version
+    there = resolve("models:/mini@candidate", tracking_uri=server)
+    assert there == resolve(f"runs:/{info.run_id}/model", tracking_uri=server)
+    assert load_file(there / "alignnet.safetensors")["conv.weight"].max() == 1.0
+    with pytest.raises(RegistryError, match="did you mean 'mini'"):
+        resolve("models:/mimi@candidate", tracking_uri=server)
+    finish(info)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_folder_is_taken_as_it_is(tmp_path):
+    folder = saved(tmp_path / "final")
+    assert resolve(str(folder), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db") == folder
+
+
+def test_only_plain_files_are_registered(tracking_uri, tmp_path):
+    folder, info = saved(tmp_path / "final"), run(tracking_uri)
+    with pytest.raises(RegistryError, match="not usable"):
+        publish(folder, info, name="a/b")
+    (folder / "optimizer.pt").write_bytes(b"")
+    with pytest.raises(RegistryError, match=r"optimizer\.pt can't be registered"):
+        publish(folder, info)
+    (folder / "optimizer.pt").unlink()
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(RegistryError, match="num_layers"):
+        publish(folder, info)
+    (folder / "config.json").unlink()
+    with pytest.raises(RegistryError, match=r"no config\.json"):
+        publish(folder, info)
+
+
+def test_the_card_has_front_matter_and_shows_no_local_path():
+    recipe = Recipe(
+        name="r",
+        teacher=TeacherConfig(model="black-forest-labs/FLUX.1-dev"),
+        mllm=MLLMConfig(model="/home/someone/models/qwen"),
+    )
+    facts = TrainingFacts(
+        teacher_identity="black-forest-labs/FLUX.1-dev@0ef5fff",
+        mllm_identity="sha256:1234",
+        manifest_digest="5" * 64,
+        captions=100_000,
+        figures={"steps": 100, "host | rack": "a"},
+        metrics={"validation/kl": 0.123456789},
+    )
+    card = model_card(recipe, name="my-model", fingerprint="f00d", facts=facts)
+    _, front, body = card.split("---\n", 2)
+    keys = yaml.safe_load(front)
+    assert keys["license"] == "other"
+    assert keys["base_model"] == ["black-forest-labs/FLUX.1-dev"]
+    assert keys["pipeline_tag"] == "text-to-image"
+    assert "someone" not in card
+    wanted = (
+        "sha256:1234",
+        "5" * 64,
+        "100,000 captions",
+        "models:/my-model@candidate",
+        "| validation/kl | 0.123457 |",
+        r"host \| rack",
+        "FLUX.1 [dev] Non-Commercial License",
+        "f00d",
+        recipe.mllm.template,
+    )
+    assert [text for text in wanted if text not in body] == []

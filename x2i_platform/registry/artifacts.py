@@ -1,0 +1,113 @@
+"""What a model is on disk: a folder of plain files, its digest, its MLflow signature, and a private copy of it.
+
+Invariants: nothing is pickled, and a file that could be is refused; a fetched folder is a copy, never the store's own,
+and is kept under the digest of its content, so that two models with the same bytes are one folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import mlflow.artifacts
+import mlflow.models
+import numpy as np
+from mlflow.types import Schema, TensorSpec
+
+from x2i_platform.errors import RegistryError
+
+WEIGHTS_FILE = "alignnet.safetensors"
+CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
+PLAIN_SUFFIXES = {".safetensors", ".json", ".md", ".txt"}
+
+
+def content_digest(folder: Path) -> str:
+    """SHA-256 over the weights and the config: what decides the numbers a model computes."""
+    whole = hashlib.sha256()
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        with (folder / name).open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
+
+def signature(folder: Path) -> mlflow.models.ModelSignature:
+    """AlignNet's tensors; -1 is the batch and the sequence."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RegistryError(f"{folder / CONFIG_FILE} is not JSON: {error}") from error
+    sections = [config, *(value for value in config.values() if isinstance(value, dict))]
+    dims = {key: value for section in sections for key, value in section.items()}
+    missing = [key for key in ("num_layers", "hidden_size", "prompt_dim", "pooled_dim") if key not in dims]
+    if missing:
+        raise RegistryError(f"{folder / CONFIG_FILE} doesn't say {', '.join(missing)}; it must hold AlignNet's sizes")
+    real, truth = np.dtype(np.float32), np.dtype(np.bool_)
+    return mlflow.models.ModelSignature(
+        inputs=Schema(
+            [
+                TensorSpec(real, (-1, dims["num_layers"], -1, dims["hidden_size"]), "hidden_states"),
+                TensorSpec(truth, (-1, -1), "mask"),
+            ]
+        ),
+        outputs=Schema(
+            [
+                TensorSpec(real, (-1, -1, dims["prompt_dim"]), "prompt_embeds"),
+                TensorSpec(real, (-1, dims["pooled_dim"]), "pooled"),
+            ]
+        ),
+    )
+
+
+def fetch(source: str, *, label: str, content: str | None, tracking_uri: str) -> Path:
+    """Copy an artifact folder into the cache under the digest of its content, or find it there."""
+    cache = _cache_folder()
+    # The digest comes from the server: only one that is a plain name may become a path.
+    if content is not None and content.isalnum() and (cache / content).is_dir():
+        return cache / content
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".partial-", ignore_cleanup_errors=True) as partial:
+        files = Path(partial) / "files"
+        files.mkdir()
+        folder = Path(
+            mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(files), tracking_uri=tracking_uri)
+        )
+        require_model(folder, label=label)
+        found = content_digest(folder)
+        if content not in (None, found):
+            raise RegistryError(f"model {label}: its stored files are not those registered (sha256 {found[:12]}…)")
+        if not (cache / found).is_dir():
+            _publish(folder, cache / found)
+    return cache / found
+
+
+def _publish(folder: Path, target: Path) -> None:
+    try:
+        folder.rename(target)
+    except OSError:
+        if not target.is_dir():  # Otherwise another process has just published the same bytes.
+            raise
+
+
+def _cache_folder() -> Path:
+    base = Path(os.environ.get("X2I_CACHE") or "~/.cache/x2i-platform").expanduser().absolute()
+    folder = base / "registry"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def require_model(folder: Path, *, label: str) -> None:
+    missing = [name for name in (WEIGHTS_FILE, CONFIG_FILE) if not (folder / name).is_file()]
+    if missing:
+        raise RegistryError(f"model {label} has no {' and no '.join(missing)}; it is not a saved AlignNet")
+
+
+def require_plain(folder: Path) -> None:
+    require_model(folder, label=str(folder))
+    odd = sorted(entry.name for entry in folder.iterdir() if not entry.is_file() or entry.suffix not in PLAIN_SUFFIXES)
+    if odd:
+        raise RegistryError(
+            f"{folder / odd[0]} can't be registered: only {', '.join(sorted(PLAIN_SUFFIXES))} files are"
+        )

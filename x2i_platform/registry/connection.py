@@ -1,0 +1,182 @@
+"""The way to MLflow: which tracking URIs are accepted, one client a process, and its errors as one line.
+
+Invariants: a URI that can't work is refused within seconds, before MLflow's own minutes of retries; two processes that
+open a new SQLite file at once both succeed; no message shows a password.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import http.client
+import logging
+import os
+import re
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import sqlalchemy
+from boto3.exceptions import Boto3Error  # type: ignore[import-untyped]
+from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from x2i_platform.errors import RegistryError
+
+PROBE_TIMEOUT_S = 5.0
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+SQLITE_HEADER = b"SQLite format 3\0"
+ACCEPTED = "sqlite:///PATH/mlflow.db, http(s)://HOST:PORT, postgresql://…, mysql://…, mssql://… or databricks"
+
+EXPECTED = (MlflowException, SQLAlchemyError, BotoCoreError, ClientError, Boto3Error, OSError, ImportError)
+"""What goes wrong outside our code: servers, databases, disks, object stores, drivers that aren't installed."""
+
+
+def default_tracking_uri() -> str:
+    """`$MLFLOW_TRACKING_URI`, else `mlflow.db` in the current folder; absolute, since workers run in other folders."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    return _absolute_sqlite(uri) if _scheme(uri) == "sqlite" else uri
+
+
+def check_tracking_uri(uri: str) -> str:
+    """The URI, a SQLite path made absolute. Creates nothing.
+
+    Raises RegistryError if MLflow doesn't support it, or if its file or server can't be reached.
+    """
+    scheme = _scheme(uri)
+    if scheme in ("http", "https"):
+        _check_server(uri)
+    elif scheme == "sqlite":
+        uri = _absolute_sqlite(uri)
+        _check_sqlite_file(Path(sqlalchemy.make_url(uri).database or ""))
+    elif scheme in DATABASE_PORTS:
+        _check_database(uri)
+    elif scheme in ("", "file") and uri != "databricks":
+        raise RegistryError(f"tracking URI {uri!r}: MLflow's file store is closed; use {ACCEPTED}")
+    elif scheme not in ("", "databricks"):
+        raise RegistryError(f"tracking URI {redacted(uri)!r} is not supported; use {ACCEPTED}")
+    return uri
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database file of a SQLite tracking URI, absolute; None for any other URI."""
+    return Path(sqlalchemy.make_url(_absolute_sqlite(uri)).database or "") if _scheme(uri) == "sqlite" else None
+
+
+def connect(uri: str) -> MlflowClient:
+    """The client of a tracking URI; an SQLite database that isn't there is created. Raises RegistryError."""
+    return _client(_absolute_sqlite(uri) if _scheme(uri) == "sqlite" else uri)
+
+
+@functools.lru_cache(maxsize=8)
+def _client(uri: str) -> MlflowClient:
+    uri = check_tracking_uri(uri)
+    # Somebody may have imported MLflow before this package could set its level.
+    logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
+    # This one logs a traceback of every failed statement before raising it; what is raised becomes our message.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    with translated(f"tracking URI {redacted(uri)!r} can't be used"), _creation_lock(uri):
+        client = MlflowClient(uri, registry_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+@contextlib.contextmanager
+def translated(action: str) -> Iterator[None]:
+    """Turn what MLflow, SQLAlchemy, an object store or the disk raises into `RegistryError: ACTION: first line`."""
+    try:
+        yield
+    except EXPECTED as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
+        raise RegistryError(f"{action}: {redacted(reason[:300])}") from error
+
+
+def redacted(text: str) -> str:
+    """The text without user names and passwords of the URLs in it."""
+    return re.sub(r"//[^/@\s]*@", "//***@", text)
+
+
+def _scheme(uri: str) -> str:
+    return urlsplit(uri).scheme.partition("+")[0]
+
+
+def _absolute_sqlite(uri: str) -> str:
+    try:
+        url = sqlalchemy.make_url(uri)
+    except SQLAlchemyError as error:
+        raise RegistryError(f"tracking URI {uri!r} is malformed; use sqlite:///PATH/mlflow.db") from error
+    if not url.database or url.database == ":memory:":
+        raise RegistryError(f"tracking URI {uri!r} names no file that workers can share; use sqlite:///PATH/mlflow.db")
+    # Only what SQLAlchemy would read otherwise is quoted: MLflow makes the parent folder without unquoting its name.
+    path = str(Path(url.database).absolute()).replace("%", "%25").replace("?", "%3F")
+    query = uri.partition("?")[2]
+    return f"sqlite:///{path}?{query}" if query else f"sqlite:///{path}"
+
+
+def _check_sqlite_file(path: Path) -> None:
+    if path.is_dir():
+        raise RegistryError(f"tracking database {path} is a folder; name a file in it, such as {path / 'mlflow.db'}")
+    if path.exists():
+        with translated(f"tracking database {path} can't be read"), path.open("rb") as file:
+            header = file.read(len(SQLITE_HEADER))
+        if header not in (b"", SQLITE_HEADER):
+            raise RegistryError(f"tracking database {path} is not a SQLite database; name another file")
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    if existing != path and not existing.is_dir():
+        raise RegistryError(f"tracking database {path} can't be created: {existing} is not a folder")
+    if not os.access(existing, os.W_OK):
+        raise RegistryError(f"tracking database {path}: no permission to write {existing}")
+
+
+def _check_server(uri: str) -> None:
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    try:
+        with urllib.request.urlopen(f"{parts.scheme}://{host}{parts.path.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S):
+            return
+    except urllib.error.HTTPError:
+        return  # It answers; whether we may use it is for the client, which knows the credentials.
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return  # It answers; only the client knows MLFLOW_TRACKING_SERVER_CERT_PATH.
+        raise RegistryError(
+            f"tracking server {redacted(uri)} can't be reached ({reason}); start it or name another"
+        ) from error
+
+
+def _check_database(uri: str) -> None:
+    action = f"tracking database {redacted(uri)} can't be reached"
+    with translated(action):
+        engine = sqlalchemy.create_engine(uri)
+        if engine.url.host:
+            port = engine.url.port or DATABASE_PORTS[_scheme(uri)]
+            socket.create_connection((engine.url.host, port), timeout=PROBE_TIMEOUT_S).close()
+        with engine.connect():
+            pass
+        engine.dispose()
+
+
+@contextlib.contextmanager
+def _creation_lock(uri: str) -> Iterator[None]:
+    """One process at a time: of three that ran MLflow's schema migrations on a new file at once, two crashed."""
+    path = sqlite_file(uri)
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # Some network file systems lock no folder; there we run unlocked.
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)

@@ -1,0 +1,217 @@
+"""Registered models: a folder of plain files becomes a version, and a version becomes a folder of plain files again.
+
+Invariants: the same run and the same weights give the same version, however often they are registered; a version's
+files are never written over; what is resolved holds exactly the bytes that were registered.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlflow.entities.model_registry as entities
+import mlflow.models
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from x2i_platform.errors import RegistryError
+from x2i_platform.registry.artifacts import (
+    CARD_FILE,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    content_digest,
+    fetch,
+    require_model,
+    require_plain,
+    signature,
+)
+from x2i_platform.registry.connection import connect, redacted, sqlite_file, translated
+from x2i_platform.registry.tracking import KEY_TAG, MANIFEST_TAG, RunInfo
+
+CONTENT_TAG = "x2i.content"
+FINGERPRINT_TAG = "x2i.fingerprint"
+MAX_DESCRIPTION_LENGTH = 5000
+MODEL_NAME = re.compile(r"[^/:'\"]+")
+MODEL_URI = re.compile(r"models:/([^/:]+?)(?:@([^/@:]+)|/([1-9][0-9]*))")
+RUN_URI = re.compile(r"runs:/([^/]+)/(.+)")
+HOW_TO_NAME = "use models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID/PATH or a folder"
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One registered version; `uri` is `models:/NAME/VERSION`, `source` where its files are stored."""
+
+    name: str
+    version: int
+    uri: str
+    source: str
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A model's name, its versions in rising order, and which version each alias points at."""
+
+    name: str
+    versions: tuple[ModelVersion, ...]
+    aliases: Mapping[str, int] = field(default_factory=dict)
+
+
+def register(
+    folder: Path, *, name: str, info: RunInfo, manifest_digest: str, card: str, aliases: Sequence[str] = ("candidate",)
+) -> ModelVersion:
+    """Log a folder with `alignnet.safetensors` and `config.json` to the run and register it as a version of `name`.
+
+    `card` (Markdown) becomes its README.md and description. An alias only ever moves to a newer version here, so a
+    repeated old training takes nothing from a later one. Raises RegistryError.
+    """
+    require_plain(folder)
+    if not MODEL_NAME.fullmatch(name):
+        raise RegistryError(f"model name {name!r} is not usable; it must not be empty or hold / : ' or quotes")
+    client = connect(info.tracking_uri)
+    with translated(f"model {name!r} can't be registered"):
+        _create_model(client, name)
+        content = content_digest(folder)
+        versions = client.search_model_versions(f"name='{name}' and run_id='{info.run_id}'")
+        found = next((version for version in versions if version.tags.get(CONTENT_TAG) == content), None)
+        if found is None:
+            # The files of a version are never written over: other weights of the same run go beside them.
+            path = "model" if not versions else f"model-{content[:12]}"
+            run = client.get_run(info.run_id)
+            _log_files(client, folder, run_id=info.run_id, path=path, card=card)
+            tags = {
+                CONTENT_TAG: content,
+                MANIFEST_TAG: manifest_digest,
+                FINGERPRINT_TAG: run.data.tags.get(KEY_TAG, ""),
+            }
+            description = _without_front_matter(card)[:MAX_DESCRIPTION_LENGTH]
+            source = f"{run.info.artifact_uri}/{path}"
+            found = client.create_model_version(name, source, info.run_id, tags=tags, description=description)
+        for alias in aliases:
+            _advance(client, name, alias=alias, version=int(found.version))
+    return _version(found)
+
+
+def resolve(model: str, *, tracking_uri: str) -> Path:
+    """A local folder with the model's plain files.
+
+    `model` is `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN_ID/PATH` (copied into a private cache, and
+    checked against the digest it was registered with) or a folder (returned as it is). Raises RegistryError.
+    """
+    if not model.startswith(("models:", "runs:")):
+        folder = Path(model)
+        if not folder.is_dir():
+            raise RegistryError(f"model {model!r}: there is no such folder; {HOW_TO_NAME}")
+        require_model(folder, label=str(folder))
+        return folder
+    registered, logged = MODEL_URI.fullmatch(model), RUN_URI.fullmatch(model)
+    if registered is None and logged is None:
+        raise RegistryError(f"model {model!r} is malformed; {HOW_TO_NAME}")
+    database = sqlite_file(tracking_uri)
+    if database is not None and not database.exists():
+        raise RegistryError(f"model {model!r}: there is no MLflow database {database}; give the right tracking URI")
+    client = connect(tracking_uri)
+    with translated(f"model {model!r} can't be fetched"):
+        if registered is not None:
+            version = _find_version(client, registered.group(1), alias=registered.group(2), number=registered.group(3))
+            source = client.get_model_version_download_uri(version.name, version.version)
+            content = version.tags.get(CONTENT_TAG)
+        elif logged is not None:
+            source, content = f"{client.get_run(logged.group(1)).info.artifact_uri}/{logged.group(2)}", None
+        return fetch(source, label=model, content=content, tracking_uri=client.tracking_uri)
+
+
+def list_models(tracking_uri: str) -> list[RegisteredModel]:
+    """All registered models by name; none where the SQLite file isn't there yet. Raises RegistryError."""
+    database = sqlite_file(tracking_uri)
+    if database is not None and not database.exists():
+        return []
+    client = connect(tracking_uri)
+    with translated(f"models of {redacted(tracking_uri)} can't be listed"):
+        return [_registered(client, found) for found in _all_models(client)]
+
+
+def _log_files(client: MlflowClient, folder: Path, *, run_id: str, path: str, card: str) -> None:
+    model = mlflow.models.Model(
+        artifact_path=path,
+        run_id=run_id,
+        flavors={"x2i_platform": {"weights": WEIGHTS_FILE, "config": CONFIG_FILE}},
+        signature=signature(folder),
+    )
+    with tempfile.TemporaryDirectory() as extras:
+        model.save(Path(extras) / "MLmodel")
+        (Path(extras) / CARD_FILE).write_text(card, encoding="utf-8")
+        client.log_artifacts(run_id, str(folder), path)
+        client.log_artifacts(run_id, extras, path)
+
+
+def _create_model(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _advance(client: MlflowClient, name: str, *, alias: str, version: int) -> None:
+    current = client.get_registered_model(name).aliases.get(alias, 0)
+    if int(current) < version:
+        client.set_registered_model_alias(name, alias, str(version))
+
+
+def _find_version(client: MlflowClient, name: str, *, alias: str | None, number: str | None) -> entities.ModelVersion:
+    try:
+        model = _registered(client, client.get_registered_model(name))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        known = [found.name for found in _all_models(client)]
+        raise RegistryError(f"there is no model {name!r}; {_known('models', known, wanted=name)}") from error
+    versions = [str(version.version) for version in model.versions]
+    if alias is not None and alias not in model.aliases:
+        raise RegistryError(f"model {name!r} has no alias {alias!r}; {_known('aliases', model.aliases, wanted=alias)}")
+    if number is not None and number not in versions:
+        raise RegistryError(f"model {name!r} has no version {number}; {_known('versions', versions, wanted='')}")
+    return client.get_model_version(name, number if alias is None else str(model.aliases[alias]))
+
+
+def _known(kind: str, names: Iterable[str], *, wanted: str) -> str:
+    names = list(names)
+    near = difflib.get_close_matches(wanted, names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}{kind} there: {', '.join(names[:20]) or 'none'}{', …' if len(names) > 20 else ''}"
+
+
+def _all_models(client: MlflowClient) -> list[entities.RegisteredModel]:
+    found: list[entities.RegisteredModel] = []
+    token = None
+    while True:
+        page = client.search_registered_models(order_by=["name ASC"], page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _registered(client: MlflowClient, found: entities.RegisteredModel) -> RegisteredModel:
+    versions: list[ModelVersion] = []
+    token = None
+    while True:
+        page = client.search_model_versions(f"name='{found.name}'", page_token=token)
+        versions += [_version(version) for version in page]
+        token = page.token
+        if not token:
+            break
+    aliases = {alias: int(version) for alias, version in sorted(found.aliases.items())}
+    return RegisteredModel(found.name, tuple(sorted(versions, key=lambda version: version.version)), aliases)
+
+
+def _version(found: entities.ModelVersion) -> ModelVersion:
+    return ModelVersion(found.name, int(found.version), f"models:/{found.name}/{found.version}", found.source)
+
+
+def _without_front_matter(card: str) -> str:
+    return re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)
