@@ -1,0 +1,97 @@
+"""What the command line shows: progress bars and tables on stderr, results on stdout. Used by the command line alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, soft_wrap=True)
+
+Report = Callable[..., None]
+"""`report(done, total)` or `report(done, total, metrics)`."""
+
+
+def fail(message: str) -> None:
+    """One line on stderr for a user's mistake."""
+    err.print(f"[bold red]error:[/] {escape(' '.join(message.split()))}", soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(title: str, *, unit: str) -> Iterator[Report]:
+    """A bar with rate and time left; yields the function that moves it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[extra]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err, transient=not err.is_terminal) as progress:
+        task = progress.add_task(title, total=None, rate="", extra="")
+
+        def report(done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
+            elapsed = progress.tasks[0].elapsed or 0.0
+            rate = f"{done / elapsed:.1f} {unit}/s" if elapsed else ""
+            extra = "  ".join(f"{name} {value:.4g}" for name, value in (metrics or {}).items())
+            progress.update(task, completed=done, total=total, rate=rate, extra=extra)
+
+        yield report
+
+
+def show(result: Mapping[str, Any], *, title: str, as_json: bool) -> None:
+    """A result as a two-column table, or as one line of JSON."""
+    if as_json:
+        _print_json(result)
+        return
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in _flat(result):
+        table.add_row(escape(name.replace("_", " ")), escape(value))
+    out.print(table)
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Rows of equal keys as a table, or as one line of JSON."""
+    if as_json:
+        _print_json(rows)
+        return
+    if not rows:
+        return
+    table = Table(*(key.replace("_", " ") for key in rows[0]))
+    for row in rows:
+        table.add_row(*(escape(_text(value)) for value in row.values()))
+    out.print(table)
+
+
+def _print_json(value: Any) -> None:
+    out.print(json.dumps(value, ensure_ascii=False), markup=False, no_wrap=True, overflow="ignore", crop=False)
+
+
+def _flat(result: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in result.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, prefix=f"{prefix}{name} ")
+        elif isinstance(value, list | tuple) and value and isinstance(value[0], Mapping):
+            for part in value:
+                label, *numbers = part.values()
+                pairs = zip(list(part)[1:], numbers, strict=True)
+                yield f"{prefix}{name} {label}", ", ".join(f"{key} {_text(number)}" for key, number in pairs)
+        elif value is not None:
+            yield f"{prefix}{name}", _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.4g}"
+    return f"{value:,}" if abs(value) < 10**15 else f"{value:.3e}"

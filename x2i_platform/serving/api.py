@@ -1,0 +1,82 @@
+"""The HTTP interface: OpenAI's images schema, validated here, free of Ray.
+
+Unknown fields are refused as OpenAI's own server does, so that a misspelt option is not silently the default.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from typing import Annotated, Any, Literal
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from x2i_platform.config import GenerateConfig
+
+MAX_SIDE = 2048
+MAX_SEED = 2**63 - 1
+
+
+class GenerationRequest(BaseModel):
+    """`POST /v1/images/generations`: OpenAI's fields, plus the diffusion settings its schema has no name for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    prompt: Annotated[str, Field(min_length=1, max_length=20_000)]
+    model: str | None = None
+    n: Annotated[int, Field(ge=1, le=10)] = 1
+    size: Annotated[str, Field(pattern=r"^(auto|\d{2,4}x\d{2,4})$")] = "auto"
+    response_format: Literal["b64_json"] = "b64_json"
+    output_format: Literal["png", "jpeg", "webp"] = "png"
+    user: str | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    num_inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_is_text(cls, prompt: str) -> str:
+        if not prompt.strip():
+            raise ValueError("prompt must not be blank")
+        return prompt
+
+    @field_validator("size")
+    @classmethod
+    def _size_is_drawable(cls, size: str) -> str:
+        sides = [int(side) for side in size.split("x")] if size != "auto" else []
+        if any(side % 16 or not 16 <= side <= MAX_SIDE for side in sides):
+            raise ValueError(f"size must be WIDTHxHEIGHT in multiples of 16 from 16 to {MAX_SIDE}, or auto")
+        return size
+
+    def settings(self, defaults: GenerateConfig) -> GenerateConfig:
+        """The request's settings over the model's defaults."""
+        width, height = (defaults.width, defaults.height) if self.size == "auto" else map(int, self.size.split("x"))
+        return GenerateConfig(
+            num_inference_steps=self.num_inference_steps or defaults.num_inference_steps,
+            guidance=defaults.guidance if self.guidance_scale is None else self.guidance_scale,
+            width=width,
+            height=height,
+        )
+
+
+def response_body(images: list[Image.Image], *, seeds: list[int], output_format: str) -> dict[str, Any]:
+    """OpenAI's answer; `seed` beside each image says how to make it again."""
+    data = [
+        {"b64_json": base64.b64encode(encode_image(image, output_format)).decode(), "seed": seed}
+        for image, seed in zip(images, seeds, strict=True)
+    ]
+    return {"created": int(time.time()), "data": data, "output_format": output_format}
+
+
+def encode_image(image: Image.Image, output_format: str) -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=output_format)
+    return buffer.getvalue()
+
+
+def error_body(message: str, *, kind: str = "invalid_request_error", param: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": None}}

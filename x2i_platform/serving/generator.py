@@ -1,0 +1,103 @@
+"""A trained AlignNet between its MLLM and its DiT: prompts in, images out.
+
+    prompt ──► MLLM ──► AlignNet ──► DiT + VAE ──► image
+
+Invariant: an image depends on its own prompt, seed and settings, not on its neighbours in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from x2i_platform.config import GenerateConfig, Recipe
+from x2i_platform.errors import WeightsError
+from x2i_platform.models.alignnet import AlignNet, pad_states
+from x2i_platform.models.image_pipeline import ImagePipeline
+from x2i_platform.models.mllm import MLLM
+from x2i_platform.models.released import load_alignnet
+
+RECIPE_FILE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """One image to make."""
+
+    prompt: str
+    seed: int
+    settings: GenerateConfig
+
+
+class Generator:
+    """The loaded models."""
+
+    def __init__(self, recipe: Recipe, *, alignnet: AlignNet, device: str) -> None:
+        """Load the MLLM and the DiT a recipe names. Raises WeightsError if AlignNet was made for another MLLM."""
+        self.recipe, self.alignnet = recipe, alignnet
+        self.mllm = MLLM.load(recipe.mllm, device=device)
+        found = (self.mllm.num_layers_plus_one, self.mllm.hidden_size)
+        if found != (alignnet.dims.num_layers, alignnet.dims.hidden_size):
+            raise WeightsError(
+                f"AlignNet reads {alignnet.dims.num_layers} layers of width {alignnet.dims.hidden_size}, MLLM "
+                f"'{recipe.mllm.model}' gives {found[0]} of width {found[1]}"
+            )
+        self.images = ImagePipeline.load(recipe.teacher, device=device)
+
+    @classmethod
+    def load(cls, folder: Path, *, recipe: Recipe | None = None, device: str = "cpu") -> Self:
+        """From a model folder, by its own recipe or by another one made from it.
+
+        Raises WeightsError if the recipe or the weights are missing or don't fit.
+        """
+        alignnet = load_alignnet(folder, device=device).eval().requires_grad_(False)
+        return cls(recipe or read_recipe(folder), alignnet=alignnet, device=device)
+
+    @torch.inference_mode()
+    def generate(self, requests: Sequence[ImageRequest]) -> list[Image.Image]:
+        """One image a request, in order. Requests of equal settings share their denoising steps.
+
+        Raises PromptTooLong for a prompt of more tokens than the MLLM was asked to take.
+        """
+        images: dict[int, Image.Image] = {}
+        for settings in dict.fromkeys(request.settings for request in requests):
+            chosen = [i for i, request in enumerate(requests) if request.settings == settings]
+            made = self._generate_alike([requests[i] for i in chosen], settings=settings)
+            images.update(zip(chosen, made, strict=True))
+        return [images[i] for i in range(len(requests))]
+
+    def _generate_alike(self, requests: Sequence[ImageRequest], *, settings: GenerateConfig) -> list[Image.Image]:
+        padding, text_tokens = self.recipe.alignnet.padding, self.recipe.teacher.text_tokens
+        if padding == "none" and len(requests) > 1:
+            # The DiT knows no mask: among longer prompts a shorter one would get padding it doesn't get alone.
+            return [image for request in requests for image in self._generate_alike([request], settings=settings)]
+        states = self.mllm.encode(
+            [request.prompt for request in requests], pad_to=text_tokens if padding == "reference" else None
+        )
+        states_BCSH, mask_BS = pad_states(states, text_tokens=text_tokens, padding=padding)
+        conditioning = self.alignnet(states_BCSH, mask_BS=mask_BS)
+        return self.images.generate(
+            conditioning.prompt_embeds_BTE,
+            pooled_BP=conditioning.pooled_BP,
+            seeds=[request.seed for request in requests],
+            settings=settings,
+        )
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """The recipe a model folder was trained by. Raises WeightsError if it is missing or not a recipe."""
+    path = folder / RECIPE_FILE
+    try:
+        return Recipe.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"model folder '{folder}' has no {RECIPE_FILE}, which names its MLLM and its DiT") from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise WeightsError(f"'{path}' is not a recipe: {where}: {problem['msg']}") from None

@@ -1,0 +1,95 @@
+"""Lines of a request file become image requests; each bad line becomes an error of its own.
+
+A line is a JSON object with `prompt` and, if wanted, `id`, `seed`, `width`, `height`, `num_inference_steps` and
+`guidance`. Other keys are carried along to the index, so prompt sets such as GenEval's serve as they are; one that
+looks like a misspelt option is refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import fsspec
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from x2i_platform.config import Count, GenerateConfig, digest
+from x2i_platform.errors import InputError
+
+Side = Annotated[int, Field(ge=16, multiple_of=16)]
+
+
+class RequestLine(BaseModel):
+    """One line of a request file."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    prompt: Annotated[str, Field(min_length=1, max_length=20_000)]
+    id: str | int | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    width: Side | None = None
+    height: Side | None = None
+    num_inference_steps: Count | None = None
+    guidance: Annotated[float, Field(ge=0)] | None = None
+
+    def settings(self, defaults: GenerateConfig) -> GenerateConfig:
+        """This line's settings over the model's defaults."""
+        chosen = {name: getattr(self, name) for name in GenerateConfig.model_fields}
+        return defaults.model_copy(update={name: value for name, value in chosen.items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Numbered:
+    """A line with its number, from 1, or the reason it is none."""
+
+    line: int
+    request: RequestLine | None
+    error: str | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed asked for, or the line's number: reproducible, and different on every line."""
+        return self.line if self.request is None or self.request.seed is None else self.request.seed
+
+    def file_name(self, *, settings: GenerateConfig, model_digest: str) -> str:
+        """Name of the image. It holds a hash of all that decides the image, so a file that exists is the right one."""
+        assert self.request is not None
+        key = digest([self.request.prompt, self.seed, settings.model_dump(), model_digest])
+        return f"{self.line:06d}-{key[:12]}.png"
+
+
+def read_requests(path: str) -> Iterator[Numbered]:
+    """All non-empty lines of a JSON Lines file, gzipped or not. Raises InputError if it can't be read or holds none."""
+    empty = True
+    try:
+        with fsspec.open(path, "rb", compression="infer") as handle:
+            for number, raw in enumerate(handle, start=1):
+                if raw.strip():
+                    empty = False
+                    yield _parsed(number, raw)
+    except (OSError, ValueError, ImportError) as error:
+        raise InputError(f"requests '{path}' can't be read: {error}") from None
+    if empty:
+        raise InputError(f"requests '{path}' hold no line")
+
+
+def _parsed(number: int, raw: bytes) -> Numbered:
+    try:
+        value: Any = json.loads(raw.decode("utf-8"))
+        if not isinstance(value, dict):
+            return Numbered(number, None, f"expected a JSON object with a prompt, not {type(value).__name__}")
+        request = RequestLine.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        return Numbered(number, None, f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
+    except (ValueError, RecursionError) as error:
+        return Numbered(number, None, f"not JSON in UTF-8: {error}")
+    if not request.prompt.strip():
+        return Numbered(number, None, "prompt is blank")
+    for key in request.model_extra or {}:
+        if near := difflib.get_close_matches(key, RequestLine.model_fields, n=1, cutoff=0.75):
+            return Numbered(number, None, f"unknown key '{key}'; did you mean '{near[0]}'?")
+    return Numbered(number, request)
