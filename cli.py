@@ -1,0 +1,258 @@
+"""The command line: parse, call a pipeline, print. Heavy modules are imported inside the commands that need them.
+
+Progress and tables go to stderr, results to stdout; `--json` makes the result one line of JSON. Exit codes: 0 done, 1 a
+bug or a failed machine, 2 a user's mistake, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from click.exceptions import Abort, ClickException
+
+from pipelines import RECIPES
+from x2i_platform.config import Recipe
+from x2i_platform.console import err, fail, progress_bar, show, show_rows
+from x2i_platform.errors import X2IError
+from x2i_platform.recipes import load, shipped_names
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's C++ side warns on stderr of what it retries by itself
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+"""Read by the libraries when they are imported, so it is set before. A user's own setting wins."""
+
+app = typer.Typer(
+    help="Distil AlignNet and generate images from any prompt a multimodal LLM understands.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")]
+ModelName = Annotated[
+    str, typer.Argument(metavar="MODEL", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder.")
+]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")]
+StoreOption = Annotated[str, typer.Option(help="Feature store: a folder or an s3:// URL.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen and what it costs; write nothing.")]
+Address = Annotated[str | None, typer.Option(help="Ray cluster to run on, such as auto; default: one on this machine.")]
+TrackingUri = Annotated[
+    str | None, typer.Option(help="MLflow; default $MLFLOW_TRACKING_URI or sqlite:///mlflow.db in this folder.")
+]
+
+
+@app.callback()
+def _configure(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False) -> None:
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+@app.command()
+def precompute(
+    recipe: RecipeName,
+    captions: Annotated[str, typer.Option(help="File, folder, glob or s3:// URL of captions.")],
+    store: StoreOption,
+    column: Annotated[str | None, typer.Option(help="Column or key that holds the caption.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read only the first N lines.")] = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Captions to features: T5 and CLIP outputs, MLLM states, attention targets. Run again to continue."""
+    from pipelines import precompute as flow
+
+    chosen = _load(recipe, overrides)
+    source = flow.Captions(captions, column, limit)
+    if dry_run:
+        intake, plan = flow.estimate(chosen, source, store=store)
+        counts = {"lines": intake.lines, "captions": len(intake.samples), "duplicates": intake.duplicates}
+        show({**counts, "quarantined": len(intake.refused), "plan": asdict(plan)}, title="would store", as_json=as_json)
+        return
+    with progress_bar("precompute", unit="captions") as progress:
+        report = flow.run(chosen, source, store=store, address=address, on_progress=progress)
+    show(asdict(report), title=f"stored in {store}", as_json=as_json)
+
+
+@app.command()
+def train(
+    recipe: RecipeName,
+    store: StoreOption,
+    name: Annotated[str | None, typer.Option(help="Name of the registered model; default: the recipe's.")] = None,
+    runs: Annotated[str, typer.Option(help="Folder or s3:// URL for checkpoints.")] = "x2i-runs",
+    tracking_uri: TrackingUri = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Distil AlignNet from a feature store and register it. Run again to continue."""
+    from pipelines import distill, training_job
+
+    chosen = _load(recipe, overrides)
+    job = training_job.plan(chosen, store=store)
+    if dry_run:
+        show(training_job.describe(job), title="would train", as_json=as_json)
+        return
+    destination = distill.Destination(name or chosen.name, _tracking(tracking_uri), runs)
+    with progress_bar("train", unit="steps") as progress:
+        report = distill.run(job, destination, address=address, on_progress=progress)
+    show(asdict(report), title="already trained" if report.already_trained else "trained", as_json=as_json)
+
+
+@app.command()
+def generate(
+    model: ModelName,
+    requests: Annotated[str, typer.Option(help="JSON Lines with a prompt each, and options.")],
+    out_dir: Annotated[str, typer.Option("--out", help="Folder or s3:// URL for the images.")],
+    tracking_uri: TrackingUri = None,
+    overrides: Overrides = None,
+    address: Address = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Make an image of every line of a request file. Run again to make what is missing."""
+    from pipelines import generate as flow
+
+    folder = _resolve(model, tracking_uri)
+    with progress_bar("generate", unit="images") as progress:
+        report = flow.run(
+            folder, requests=requests, out=out_dir, overrides=overrides or [], address=address, on_progress=progress
+        )
+    show(asdict(report), title=f"images in {out_dir}", as_json=as_json)
+    if report.failed:
+        raise X2IError(f"{report.failed} of {report.requests} requests failed; see {out_dir}/errors.jsonl")
+
+
+@app.command()
+def serve(
+    model: ModelName,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, help="Copies of the models.")] = 1,
+    num_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs a replica; default: the model's recipe.")] = None,
+    tracking_uri: TrackingUri = None,
+    address: Address = None,
+) -> None:
+    """Serve a model over HTTP in OpenAI's images schema, until Ctrl-C."""
+    from pipelines import serve as flow
+
+    endpoint = flow.Endpoint(host=host, port=port, replicas=replicas, num_gpus=num_gpus)
+    flow.run(
+        model,
+        endpoint,
+        tracking_uri=_tracking(tracking_uri),
+        address=address,
+        on_ready=lambda url: err.print(f"serving {model} at {url}/v1/images/generations"),
+    )
+
+
+@app.command()
+def plan(
+    recipe: RecipeName,
+    captions: Annotated[str | None, typer.Option(help="Captions to count.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Number of captions, where there is no file yet.")] = None,
+    column: Annotated[str | None, typer.Option(help="Column or key that holds the caption.")] = None,
+    gpu: Annotated[str, typer.Option(help="GPU to price: h100, h200, a100, l40s, rtx4090, b200.")] = "h100",
+    price: Annotated[float | None, typer.Option(min=0, help="Money for one GPU-hour.")] = None,
+    overrides: Overrides = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """What a recipe costs: bytes, FLOPs, GPU-hours, money. Nothing is loaded or written."""
+    from pipelines.plan import count_captions, plan_recipe
+
+    if (captions is None) == (rows is None):
+        raise X2IError("plan needs either --captions PATH or --rows N")
+    chosen = _load(recipe, overrides)
+    counted = count_captions(captions, column=column) if captions else None
+    priced = plan_recipe(
+        chosen,
+        rows=counted.rows if counted else rows or 0,
+        **({"caption_chars": counted.mean_chars} if counted else {}),
+        gpu=gpu,
+        price=price,
+    )
+    show(asdict(priced), title=f"plan of {chosen.name}", as_json=as_json)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("x2i-demo"),
+    overrides: Overrides = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """The whole flow on the embedded miniature models: precompute, train, register, evaluate, generate."""
+    from pipelines import demo as flow
+
+    report = flow.run(folder, overrides=overrides or [], bar=progress_bar)
+    show(asdict(report), title="demo", as_json=as_json)
+
+
+@app.command()
+def recipes(as_json: JsonFlag = False) -> None:
+    """List the shipped recipes."""
+    found = [load(name, shipped=RECIPES) for name in shipped_names(RECIPES)]
+    rows = [{"recipe": r.name, "teacher": r.teacher.model, "mllm": r.mllm.model, "what": r.description} for r in found]
+    show_rows(rows, as_json=as_json)
+
+
+@app.command()
+def models(tracking_uri: TrackingUri = None, as_json: JsonFlag = False) -> None:
+    """List the models whose sizes are known, and those registered in MLflow."""
+    from x2i_platform.models.catalog import MLLMS, TEACHERS
+    from x2i_platform.registry.models import list_models
+
+    known = [{"model": name, "kind": "teacher", "parameters": e.dit_parameters} for name, e in TEACHERS.items()]
+    known += [{"model": name, "kind": "MLLM", "parameters": e.parameters} for name, e in MLLMS.items()]
+    registered = [
+        {"model": f"models:/{m.name}", "versions": len(m.versions), "aliases": dict(m.aliases)}
+        for m in list_models(_tracking(tracking_uri))
+    ]
+    if as_json:
+        print(json.dumps({"known": known, "registered": registered}))  # noqa: T201
+        return
+    show_rows(known, as_json=False)
+    show_rows(registered, as_json=False)
+
+
+def main() -> None:
+    """Entry point: our errors are one line and exit code 2; anything else is a bug and shows its traceback."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except X2IError as error:
+        fail(str(error))
+        sys.exit(2)
+    except ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, Abort):
+        err.print("interrupted; what is finished is kept: run the same command again to continue")
+        sys.exit(130)
+
+
+def _load(name: str, overrides: list[str] | None) -> Recipe:
+    return load(name, shipped=RECIPES, overrides=overrides or [])
+
+
+def _tracking(uri: str | None) -> str:
+    from x2i_platform.registry.tracking import check_tracking_uri, default_tracking_uri
+
+    return check_tracking_uri(uri or default_tracking_uri())
+
+
+def _resolve(model: str, tracking_uri: str | None) -> Path:
+    from x2i_platform.registry.models import resolve
+
+    return resolve(model, tracking_uri=_tracking(tracking_uri))

@@ -1,0 +1,266 @@
+"""feature store → AlignNet → registry, on Ray Train with DeepSpeed.
+
+One training is one fingerprint: its Ray Train run, its checkpoints and its MLflow run are found again by it, so the
+same command continues a training that was killed, and returns the registered version of one that is done.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.queue import Queue
+
+from pipelines.ray_session import Need, ray_session
+from pipelines.training_job import Job
+from x2i_platform.config import Recipe
+from x2i_platform.distill import checkpoint
+from x2i_platform.distill.data import split
+from x2i_platform.distill.loop import Data, Hooks, Metrics, Trainer, Worker
+from x2i_platform.errors import TrainingError, X2IError
+from x2i_platform.features.files import Files
+from x2i_platform.features.schema import MLLM, TEXT
+from x2i_platform.features.store import FeatureStore
+from x2i_platform.registry import tracking
+from x2i_platform.registry.card import TrainingFacts, model_card
+from x2i_platform.registry.models import ModelVersion, list_models, register
+
+EXPERIMENT = "x2i-distill"
+RESULT_FILE = "result.json"
+Progress = Callable[[int, int, Metrics], None]
+"""Called with steps done, steps to do, and the metrics just logged."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Where a training leaves things."""
+
+    name: str
+    tracking_uri: str
+    runs: str
+    """Folder or URL for checkpoints, which every worker can reach."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a training ended with."""
+
+    model: str
+    version: int
+    alias: str
+    run_id: str
+    tracking_uri: str
+    checkpoint: str
+    steps: int
+    metrics: Metrics
+    seconds: float
+    already_trained: bool = False
+
+
+def run(job: Job, destination: Destination, *, address: str | None, on_progress: Progress) -> Report:
+    """Train, or continue training, and register the result."""
+    started = time.monotonic()
+    runs = destination.runs if "://" in destination.runs else str(Path(destination.runs).absolute())
+    folder = Files(f"{runs}/{job.run_name}")
+    if done := _earlier_result(folder, destination):
+        return done
+    info = _open_run(job, destination)
+    try:
+        with ray_session(address, need=_need(job.recipe)):
+            result = _fit(job, info=info, runs=runs, on_progress=on_progress)
+            report = _register(job, result, destination=destination, info=info, seconds=time.monotonic() - started)
+    except KeyboardInterrupt:
+        tracking.finish(info, status="KILLED")
+        raise
+    except X2IError:
+        tracking.finish(info, status="FAILED")
+        raise
+    folder.publish(RESULT_FILE, json.dumps(asdict(report), indent=1).encode())
+    tracking.finish(info)
+    return report
+
+
+def _earlier_result(folder: Files, destination: Destination) -> Report | None:
+    """The report of a training that is done and whose version is still registered where this one would go."""
+    if not folder.exists(RESULT_FILE):
+        return None
+    report = Report(**json.loads(folder.read(RESULT_FILE)))
+    registered = {version.uri for model in list_models(destination.tracking_uri) for version in model.versions}
+    same_place = report.tracking_uri == destination.tracking_uri and report.model in registered
+    named = report.model == f"models:/{destination.name}/{report.version}"
+    return replace(report, already_trained=True) if same_place and named else None
+
+
+def _open_run(job: Job, destination: Destination) -> tracking.RunInfo:
+    return tracking.start_or_resume(
+        tracking_uri=destination.tracking_uri,
+        experiment=EXPERIMENT,
+        run_name=job.run_name,
+        key=job.key,
+        params={
+            **job.recipe.model_dump(mode="json"),
+            "train_samples": job.train_samples,
+            "held_out_samples": job.held_out_samples,
+        },
+        tags={"x2i.recipe": job.recipe.name},
+        data=tracking.TrainingData(Path(job.store).name, job.manifest_digest, job.store),
+    )
+
+
+def _fit(job: Job, *, info: tracking.RunInfo, runs: str, on_progress: Progress) -> ray.train.Result:
+    resources = job.recipe.run.train
+    per_worker = {"CPU": resources.num_cpus, **({"GPU": resources.num_gpus} if resources.num_gpus else {})}
+    events: Queue[Any] = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job, "info": info, "events": events},
+        torch_config=TorchConfig(backend="nccl" if resources.num_gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers, use_gpu=resources.num_gpus > 0, resources_per_worker=per_worker
+        ),
+        run_config=RunConfig(
+            name=job.run_name,
+            storage_path=runs,
+            failure_config=FailureConfig(max_failures=resources.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=resources.keep_checkpoints),
+        ),
+    )
+    with ExitStack() as closing:
+        closing.callback(_follow(events, steps=job.recipe.train.steps, on_progress=on_progress))
+        try:
+            return trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise _explained(error) from None
+
+
+def train_worker(config: dict[str, Any]) -> None:
+    """The train function of each Ray Train worker."""
+    job: Job = config["job"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    store = FeatureStore.open(job.store)
+    places = split(store, job.shards, validation_share=job.recipe.train.validation_share)
+    trainer = Trainer(
+        job.recipe,
+        dims=job.dims,
+        worker=Worker(rank, world, str(ray.train.torch.get_device())),
+        data=Data(job.store, *places),
+    )
+    if resume := ray.train.get_checkpoint():
+        with resume.as_directory() as folder:
+            trainer.restore(checkpoint.load(Path(folder)))
+    with ExitStack() as stack:
+        logger = stack.enter_context(tracking.RunLogger(config["info"])) if rank == 0 else None
+        reporter = _Reporter(job, trainer=trainer, logger=logger, events=config["events"])
+        trainer.train(Hooks(log=reporter.log, save=reporter.save))
+
+
+@dataclass(frozen=True)
+class _Reporter:
+    """Carries a worker's metrics and checkpoints out: rank 0 has a logger, the others only keep Ray Train in step."""
+
+    job: Job
+    trainer: Trainer
+    logger: tracking.RunLogger | None
+    events: Queue[Any]
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        if self.logger is not None and metrics:
+            self.logger.metrics(metrics, step=step)
+            self.events.put_nowait((step, metrics))
+
+    def save(self, step: int, state: checkpoint.TrainingState, metrics: Metrics) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            saved = None
+            if self.logger is not None:
+                checkpoint.save(Path(folder), state, alignnet=self.trainer.alignnet, recipe=self.job.recipe)
+                self.logger.flush()  # a restart from this checkpoint must leave no gap in the metrics
+                saved = Checkpoint.from_directory(folder)
+            ray.train.report({"step": step, **metrics}, checkpoint=saved)
+
+
+def _follow(events: Queue[Any], *, steps: int, on_progress: Progress) -> Callable[[], None]:
+    """Pass the workers' events on from a thread, as `fit` blocks; returns what ends it."""
+    stop = threading.Event()
+
+    def drain() -> None:
+        while not stop.is_set():
+            try:
+                step, metrics = events.get(timeout=0.5)
+            except Empty:
+                continue
+            on_progress(step, steps, metrics)
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+
+    def end() -> None:
+        stop.set()
+        thread.join(timeout=5)
+
+    return end
+
+
+def _register(
+    job: Job, result: ray.train.Result, *, destination: Destination, info: tracking.RunInfo, seconds: float
+) -> Report:
+    if result.checkpoint is None:
+        raise TrainingError(f"training '{job.run_name}' ended without a checkpoint")
+    metrics = {key: float(value) for key, value in (result.metrics or {}).items() if key != "step"}
+    facts = TrainingFacts(
+        teacher_identity=str(FeatureStore.open(job.store).fingerprint[TEXT]["teacher"]),
+        mllm_identity=str(FeatureStore.open(job.store).fingerprint[MLLM]["mllm"]),
+        manifest_digest=job.manifest_digest,
+        captions=job.train_samples,
+        figures={"Steps": job.recipe.train.steps, "Seconds": round(seconds), "Workers": job.recipe.run.train.workers},
+        metrics=metrics,
+    )
+    card = model_card(job.recipe, name=destination.name, fingerprint=job.key, facts=facts)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(result.checkpoint.to_directory(temporary))
+        for name in checkpoint.TRAINING_FILES:
+            (folder / name).unlink()
+        version: ModelVersion = register(
+            folder, name=destination.name, info=info, manifest_digest=job.manifest_digest, card=card
+        )
+    return Report(
+        model=version.uri,
+        version=version.version,
+        alias=f"models:/{version.name}@candidate",
+        run_id=info.run_id,
+        tracking_uri=info.tracking_uri,
+        checkpoint=result.checkpoint.path,
+        steps=job.recipe.train.steps,
+        metrics=metrics,
+        seconds=round(seconds, 1),
+    )
+
+
+def _need(recipe: Recipe) -> Need:
+    resources = recipe.run.train
+    return Need(cpus=resources.workers * resources.num_cpus, gpus=resources.workers * resources.num_gpus)
+
+
+def _explained(error: Exception) -> X2IError:
+    """Our own error where a worker raised one, else a one-line account of what stopped the workers."""
+    failures = getattr(error, "worker_failures", {}) or {}
+    for failure in failures.values():
+        cause: BaseException | None = failure
+        while cause is not None:
+            if isinstance(cause, X2IError):
+                return cause
+            cause = getattr(cause, "cause", None) or cause.__cause__
+    reason = " ".join(str(next(iter(failures.values()), error)).split())[-500:]
+    return TrainingError(f"training stopped for good: {reason}")

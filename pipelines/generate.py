@@ -1,0 +1,176 @@
+"""requests (JSON Lines) → images, on Ray Data: actors that each hold a `Generator`.
+
+An image's file name holds a hash of all that decides it, and appears only when the file is whole: running the same
+command again makes what is missing.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from ray.data import ActorPoolStrategy
+
+from pipelines.ray_session import Need, ray_session
+from x2i_platform import fingerprint
+from x2i_platform.config import GenerateConfig, Recipe, digest
+from x2i_platform.errors import InputError
+from x2i_platform.evaluation.contact_sheet import contact_sheet
+from x2i_platform.features.files import Files
+from x2i_platform.models.devices import choose_device
+from x2i_platform.models.weights import identity
+from x2i_platform.recipes import override
+from x2i_platform.serving.generator import Generator, ImageRequest, read_recipe
+from x2i_platform.serving.requests import Numbered, read_requests
+
+INDEX_FILE, ERRORS_FILE, SHEET_FILE = "index.jsonl", "errors.jsonl", "contact_sheet.png"
+SHEET_IMAGES = 64
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did. `requests == images + failed`."""
+
+    out: str
+    requests: int
+    images: int
+    made: int
+    failed: int
+    seconds: float
+    images_per_s: float
+
+
+def run(
+    folder: Path,
+    *,
+    requests: str,
+    out: str,
+    overrides: Sequence[str] = (),
+    address: str | None = None,
+    on_progress: Progress,
+) -> Report:
+    """Make every image of a request file with the model in a folder. `overrides` go on top of the model's recipe."""
+    started = time.monotonic()
+    recipe = override(read_recipe(folder), overrides)
+    lines = list(read_requests(requests))
+    files = Files(out)
+    model_digest = digest([identity(str(folder.absolute())), fingerprint.generation(recipe)])
+    planned = [_planned(line, defaults=recipe.generate, model_digest=model_digest) for line in lines if line.request]
+    present = set(files.names("images", suffix=".png"))
+    missing = [row for row in planned if row["file"] not in present]
+    errors = {line.line: line.error for line in lines if line.request is None}
+    if missing:
+        pool = recipe.run.generate
+        with ray_session(address, need=Need(pool.actors * pool.num_cpus, pool.actors * pool.num_gpus)):
+            errors |= _make(missing, folder=folder, recipe=recipe, out=out, on_progress=on_progress)
+    done = [row for row in planned if row["line"] not in errors]
+    _write_results(files, done, errors=errors, requests=requests)
+    seconds = time.monotonic() - started
+    made = sum(row["line"] not in errors for row in missing)
+    return Report(
+        out=out,
+        requests=len(lines),
+        images=len(done),
+        made=made,
+        failed=len(errors),
+        seconds=round(seconds, 2),
+        images_per_s=round(made / seconds, 2),
+    )
+
+
+class GeneratorActor:
+    """A `Generator` inside a Ray actor; writes what it makes and passes on which lines failed."""
+
+    def __init__(self, folder: str, *, recipe: dict[str, Any], out: str) -> None:
+        chosen = Recipe.model_validate(recipe)
+        self.generator = Generator.load(Path(folder), recipe=chosen, device=choose_device(chosen.run.generate.num_gpus))
+        self.files = Files(out)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Make a batch of images; a line that fails is tried alone, so that it takes no neighbour with it."""
+        rows = [json.loads(row) for row in batch["row"]]
+        return {"line": [row["line"] for row in rows], "error": self._make(rows)}
+
+    def _make(self, rows: list[dict[str, Any]]) -> list[str]:
+        wanted = [ImageRequest(row["prompt"], row["seed"], GenerateConfig(**row["settings"])) for row in rows]
+        try:
+            images = self.generator.generate(wanted)
+        except (InputError, ValueError) as error:
+            return [str(error)] if len(rows) == 1 else [message for row in rows for message in self._make([row])]
+        for row, image in zip(rows, images, strict=True):
+            self.files.publish(row["file"], png_bytes(image, row))
+        return [""] * len(rows)
+
+
+def png_bytes(image: Image.Image, row: dict[str, Any]) -> bytes:
+    """A PNG that says in its text chunks how it was made."""
+    chunks = PngInfo()
+    chunks.add_itxt("prompt", row["prompt"])
+    chunks.add_itxt("x2i", json.dumps({"seed": row["seed"], "model": row["model"], **row["settings"]}))
+    buffer = io.BytesIO()
+    image.save(buffer, format="png", pnginfo=chunks)
+    return buffer.getvalue()
+
+
+def _planned(line: Numbered, *, defaults: GenerateConfig, model_digest: str) -> dict[str, Any]:
+    assert line.request is not None
+    settings = line.request.settings(defaults)
+    return {
+        "line": line.line,
+        "id": line.request.id,
+        "prompt": line.request.prompt,
+        "seed": line.seed,
+        "settings": settings.model_dump(),
+        "model": model_digest,
+        "file": f"images/{line.file_name(settings=settings, model_digest=model_digest)}",
+        "extra": line.request.model_extra,
+    }
+
+
+def _make(
+    rows: list[dict[str, Any]], *, folder: Path, recipe: Recipe, out: str, on_progress: Progress
+) -> dict[int, str]:
+    """Generate the rows; returns the lines that failed, with the reason."""
+    pool = recipe.run.generate
+    # JSON text keeps each row's own keys: Arrow would merge them into one struct type.
+    items = [{"row": json.dumps(row)} for row in rows]
+    blocks = min(len(items), max(pool.actors, -(-len(items) // pool.batch_size)))
+    dataset = ray.data.from_items(items, override_num_blocks=blocks).map_batches(
+        GeneratorActor,
+        fn_constructor_args=(str(folder.absolute()),),
+        fn_constructor_kwargs={
+            "recipe": recipe.model_dump(mode="json"),
+            "out": out if "://" in out else str(Path(out).absolute()),
+        },
+        batch_size=pool.batch_size,
+        compute=ActorPoolStrategy(size=pool.actors),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+    )
+    failed = {}
+    for done, result in enumerate(dataset.iter_rows(), start=1):
+        if result["error"]:
+            failed[int(result["line"])] = str(result["error"])
+        on_progress(done, len(rows))
+    return failed
+
+
+def _write_results(files: Files, rows: list[dict[str, Any]], *, errors: dict[int, str | None], requests: str) -> None:
+    index = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    files.publish(INDEX_FILE, index.encode())
+    refused = [{"source": requests, "line": line, "error": reason} for line, reason in sorted(errors.items())]
+    files.publish(ERRORS_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in refused).encode())
+    if rows:
+        shown = [(row["prompt"], [Image.open(io.BytesIO(files.read(row["file"])))]) for row in rows[:SHEET_IMAGES]]
+        buffer = io.BytesIO()
+        contact_sheet(shown, columns=["image"], pairs_across=4).save(buffer, format="png")
+        files.publish(SHEET_FILE, buffer.getvalue())

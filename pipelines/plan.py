@@ -1,0 +1,192 @@
+"""What a recipe costs before anything runs: bytes, FLOPs, GPU-hours, money.
+
+Sizes come from the models' configs, FLOPs from their formulas; the number of MLLM tokens in a caption is a guess from its
+length, and so are the rows of table `mllm`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from x2i_platform.captions import read_captions
+from x2i_platform.config import Recipe
+from x2i_platform.errors import ConfigError, InputError
+from x2i_platform.features.planning import Intake, unique_samples
+from x2i_platform.features.schema import MLLM, TARGETS, TEXT
+from x2i_platform.models import flops
+from x2i_platform.models.catalog import mllm_entry, teacher_entry
+from x2i_platform.models.taps import select_taps
+from x2i_platform.recipes import nearest
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+CHARS_PER_TOKEN = 3.5
+"""English under a byte-pair vocabulary has about 4; a little less keeps the estimate on the safe side."""
+CHAT_TOKENS = 16
+"""Tokens a chat template adds around the user turn, system prompt left out."""
+DEFAULT_CAPTION_CHARS = 60
+ROW_OVERHEAD_BYTES = 300
+MFU = 0.4
+"""Share of a GPU's peak that large matrix products reach in practice, data movement included; an assumption."""
+
+GPUS = {"h200": 989.0, "h100": 989.0, "a100": 312.0, "l40s": 362.0, "rtx4090": 165.0, "b200": 2250.0}
+"""Dense bf16 peak in TFLOP/s, from the makers' data sheets (SXM versions)."""
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """One table of the store. Bytes are before zstd, which shrinks them to between 0.7 and 0.95."""
+
+    table: str
+    bytes_per_row: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Costs of precomputing a number of captions and of the recipe's training on them."""
+
+    recipe: str
+    rows: int
+    tables: tuple[TablePlan, ...]
+    total_bytes: int
+    teacher_flops: int
+    """T5, DiT forward and MLLM prefill, one caption."""
+    student_flops: int
+    """AlignNet forward and backward, DiT forward and backward to its inputs, one sample."""
+    train_samples: int
+    gpu: str
+    mfu: float
+    precompute_gpu_hours: float
+    train_gpu_hours: float
+    price_per_gpu_hour: float | None
+    cost: float | None
+
+
+def plan_recipe(
+    recipe: Recipe,
+    *,
+    rows: int,
+    caption_chars: float = DEFAULT_CAPTION_CHARS,
+    gpu: str = "h100",
+    price: float | None = None,
+) -> Plan:
+    """Price a recipe for a number of captions. Raises ConfigError for an unknown GPU or model."""
+    if gpu not in GPUS:
+        raise ConfigError(f"unknown GPU '{gpu}'{nearest(gpu, GPUS)}")
+    tables = tuple(TablePlan(table, size, size * rows) for table, size in _bytes_per_row(recipe, caption_chars).items())
+    teacher, student = _teacher_flops(recipe, caption_chars), _student_flops(recipe)
+    train_samples = recipe.train.steps * recipe.train.batch_size
+    flops_per_hour = GPUS[gpu] * 1e12 * MFU * 3600
+    precompute_hours, train_hours = rows * teacher / flops_per_hour, train_samples * student / flops_per_hour
+    return Plan(
+        recipe=recipe.name,
+        rows=rows,
+        tables=tables,
+        total_bytes=sum(table.total_bytes for table in tables),
+        teacher_flops=teacher,
+        student_flops=student,
+        train_samples=train_samples,
+        gpu=gpu,
+        mfu=MFU,
+        precompute_gpu_hours=precompute_hours,
+        train_gpu_hours=train_hours,
+        price_per_gpu_hour=price,
+        cost=None if price is None else price * (precompute_hours + train_hours),
+    )
+
+
+def require_budget(plan: Plan, *, recipe: Recipe) -> None:
+    """Raise ConfigError, with settings that would fit, if the store would outgrow the recipe's byte budget."""
+    budget = recipe.store.byte_budget
+    if plan.total_bytes <= budget:
+        return
+    largest = max(plan.tables, key=lambda table: table.total_bytes)
+    fits = budget * plan.rows // plan.total_bytes
+    advice = {
+        TARGETS: "fewer targets.image_tokens, targets.text_tokens or targets.taps, or targets.codec=int8",
+        MLLM: "an MLLM of fewer layers or a shorter mllm.template",
+        TEXT: "fewer captions",
+    }[largest.table]
+    raise ConfigError(
+        f"the store would take {plan.total_bytes:,} bytes, store.byte_budget is {budget:,}; table '{largest.table}' "
+        f"takes {largest.total_bytes / plan.total_bytes:.0%}. What would fit: {advice}; --limit {fits}; or a larger budget"
+    )
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Distinct captions of some files."""
+
+    rows: int
+    mean_chars: float
+
+
+def count_captions(path: str, *, column: str | None = None) -> Counted:
+    """Count the distinct captions under a path. Raises InputError if there is none."""
+    intake = Intake()
+    chars = [len(row["caption"]) for row in unique_samples(read_captions(path, column=column), intake=intake)]
+    if not chars:
+        raise InputError(f"captions '{path}' hold no caption in {intake.lines} lines")
+    return Counted(len(chars), sum(chars) / len(chars))
+
+
+def mllm_tokens(recipe: Recipe, caption_chars: float) -> int:
+    """A guess of the tokens in a caption's prompt, never above what the recipe lets pass."""
+    template_chars = len(recipe.mllm.template.format(caption=""))
+    guess = CHAT_TOKENS + math.ceil((template_chars + caption_chars) / CHARS_PER_TOKEN)
+    return min(guess, recipe.mllm.max_tokens)
+
+
+def _bytes_per_row(recipe: Recipe, caption_chars: float) -> dict[str, int]:
+    teacher, mllm = teacher_entry(recipe.teacher.model), mllm_entry(recipe.mllm.model)
+    dit, config = teacher.dit, recipe.teacher
+    text = (config.text_tokens * dit.joint_dim + dit.pooled_dim) * DTYPE_BYTES[config.dtype]
+    tokens = config.text_tokens if recipe.alignnet.padding == "reference" else mllm_tokens(recipe, caption_chars)
+    states = mllm.dims.num_states * tokens * mllm.dims.hidden_size * DTYPE_BYTES[recipe.mllm.dtype]
+    targets = sum(
+        _tap_bytes(tap, recipe=recipe, width=dit.inner_dim) + ROW_OVERHEAD_BYTES
+        for tap in select_taps(dit.tap_names, recipe.targets.taps)
+    )
+    return {TEXT: text + ROW_OVERHEAD_BYTES, MLLM: states + ROW_OVERHEAD_BYTES, TARGETS: targets}
+
+
+def _tap_bytes(tap: str, *, recipe: Recipe, width: int) -> int:
+    text, image = _kept(recipe)
+    tokens = text if tap.endswith(".text") else image if tap.endswith(".image") else text + image
+    if recipe.targets.codec == "int8":
+        return tokens * width + 2 * width  # and a float16 scale a channel
+    return tokens * width * 2
+
+
+def _kept(recipe: Recipe) -> tuple[int, int]:
+    """Text and image tokens stored a caption."""
+    num_image = teacher_entry(recipe.teacher.model).dit.num_image_tokens(recipe.teacher.resolution)
+    text, image = recipe.targets.text_tokens, recipe.targets.image_tokens
+    num_text = recipe.teacher.text_tokens
+    return (num_text if text == "all" else min(text, num_text)), (
+        num_image if image == "all" else min(image, num_image)
+    )
+
+
+def _teacher_flops(recipe: Recipe, caption_chars: float) -> int:
+    teacher, mllm = teacher_entry(recipe.teacher.model), mllm_entry(recipe.mllm.model)
+    image_tokens = teacher.dit.num_image_tokens(recipe.teacher.resolution)
+    text_tokens = recipe.teacher.text_tokens
+    return (
+        flops.t5_forward(teacher.t5, tokens=text_tokens)
+        + flops.dit_forward(teacher.dit, image_tokens=image_tokens, text_tokens=text_tokens)
+        + flops.mllm_prefill(mllm.dims, tokens=mllm_tokens(recipe, caption_chars))
+    )
+
+
+def _student_flops(recipe: Recipe) -> int:
+    dit, mllm = teacher_entry(recipe.teacher.model).dit, mllm_entry(recipe.mllm.model).dims
+    sizes = {
+        "image_tokens": dit.num_image_tokens(recipe.teacher.resolution),
+        "text_tokens": recipe.teacher.text_tokens,
+    }
+    # Checkpointed blocks are computed a second time in the backward pass.
+    forwards = 2 if recipe.train.gradient_checkpointing else 1
+    alignnet = flops.alignnet(recipe.alignnet, mllm=mllm, dit=dit, tokens=recipe.teacher.text_tokens)
+    return forwards * flops.dit_forward(dit, **sizes) + flops.dit_backward_to_activations(dit, **sizes) + 3 * alignnet

@@ -1,0 +1,81 @@
+"""One training, planned: which samples, which sizes, under which fingerprint. Reads no tensor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.plan import plan_recipe
+from x2i_platform import fingerprint
+from x2i_platform.config import Recipe, digest
+from x2i_platform.distill.data import split
+from x2i_platform.features.store import FeatureStore, Manifest
+from x2i_platform.models.alignnet import AlignNetDims
+from x2i_platform.models.catalog import dit_dims, mllm_dims
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker is sent, as plain values."""
+
+    recipe: Recipe
+    store: str
+    shards: tuple[int, ...]
+    train_samples: int
+    held_out_samples: int
+    manifest_digest: str
+    key: str
+    dims: AlignNetDims
+
+    @property
+    def run_name(self) -> str:
+        """Name of the Ray Train run."""
+        return f"{self.recipe.name}-{self.key[:12]}"
+
+
+def plan(recipe: Recipe, *, store: str) -> Job:
+    """Check that the store was made by this recipe and holds complete shards; reads no tensor."""
+    features = FeatureStore.open(store)
+    features.require(fingerprint.features(recipe))
+    manifest = features.manifest()
+    shards = tuple(manifest.complete_shards())
+    usable = Manifest(manifest.fingerprint, tuple(c for c in manifest.commits if c.shard in set(shards)))
+    train, held_out = split(features, shards, validation_share=recipe.train.validation_share)
+    teacher, mllm = dit_dims(recipe.teacher.model), mllm_dims(recipe.mllm.model)
+    identity = fingerprint.training(recipe, manifest_digest=usable.digest, store_fingerprint=manifest.fingerprint)
+    return Job(
+        recipe=recipe,
+        store=store if "://" in store else str(Path(store).absolute()),
+        shards=shards,
+        train_samples=len(train),
+        held_out_samples=len(held_out),
+        manifest_digest=usable.digest,
+        key=digest(identity),
+        dims=AlignNetDims(
+            num_layers=mllm.num_states,
+            hidden_size=mllm.hidden_size,
+            text_tokens=recipe.teacher.text_tokens,
+            prompt_dim=teacher.joint_dim,
+            pooled_dim=teacher.pooled_dim,
+        ),
+    )
+
+
+def describe(job: Job) -> dict[str, Any]:
+    """What a training would do and cost."""
+    recipe = job.recipe
+    cost = plan_recipe(recipe, rows=job.train_samples + job.held_out_samples)
+    return {
+        "run": job.run_name,
+        "shards": len(job.shards),
+        "train_samples": job.train_samples,
+        "held_out_samples": job.held_out_samples,
+        "steps": recipe.train.steps,
+        "epochs": round(recipe.train.steps * recipe.train.batch_size / job.train_samples, 2),
+        "workers": recipe.run.train.workers,
+        "strategy": recipe.run.train.strategy,
+        "flops_per_sample": cost.student_flops,
+        "gpu_hours": round(cost.train_gpu_hours, 4),
+        "gpu": cost.gpu,
+    }
