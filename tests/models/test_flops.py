@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from x2i_platform.config import AlignNetConfig, Fusion
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims
-from x2i_platform.models.catalog import DiTDims, dit_dims, mllm_dims, teacher_entry
+from x2i_platform.models.catalog import dit_dims, mllm_dims, teacher_entry
+from x2i_platform.models.dims import DiTDims
 from x2i_platform.models.flops import alignnet, dit_backward_to_activations, dit_forward, mllm_prefill, t5_forward
 from x2i_platform.models.mllm import MLLM
 from x2i_platform.models.teacher import Teacher

@@ -14,6 +14,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -51,15 +52,17 @@ def save(folder: Path, state: TrainingState, *, alignnet: AlignNet, recipe: Reci
 
 
 def load(folder: Path) -> TrainingState:
-    """Read a checkpoint. Raises TrainingError if it is incomplete."""
+    """Read a checkpoint. Raises TrainingError if it is incomplete or damaged."""
     try:
         tensors = load_file(folder / "training.safetensors")
         updates = int(json.loads((folder / "state.json").read_text(encoding="utf-8"))["updates"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise TrainingError(f"checkpoint '{folder}' can't be resumed: {error}") from None
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in ("weights", *MOMENTS, "ema")}
     for key, tensor in tensors.items():
         part, _, name = key.partition("/")
-        parts[part][name] = tensor
-    ema = parts.pop("ema")
-    return TrainingState(OptimizerState(updates, **parts), ema)
+        parts.setdefault(part, {})[name] = tensor
+    names, averaged = parts["weights"].keys(), parts["ema"].keys()
+    if not names or any(parts[moment].keys() != names for moment in MOMENTS) or (averaged and averaged != names):
+        raise TrainingError(f"checkpoint '{folder}' can't be resumed: its tensors aren't those of a training")
+    return TrainingState(OptimizerState(updates, parts["weights"], *(parts[m] for m in MOMENTS)), parts["ema"])

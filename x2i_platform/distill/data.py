@@ -79,6 +79,11 @@ def split(store: FeatureStore, shards: Sequence[int], *, validation_share: float
                 continue
             place = Place(shard, row["sample_id"])
             (held_out if _is_held_out(place.sample_id, share=validation_share) else train).append(place)
+    if held_out and not train:
+        raise TrainingError(
+            f"train.validation_share = {validation_share:g} holds out all {len(held_out)} samples of store "
+            f"'{store.files.url}'; lower it"
+        )
     if not train:
         raise TrainingError(f"store '{store.files.url}' holds no complete shard to train on; run precompute first")
     return train, held_out
@@ -188,4 +193,5 @@ class Collate:
 def _indices(sample: Sample, name: str) -> list[int]:
     """One draw serves all taps of a sample; a tap of one stream has the other's list empty."""
     draws: list[tuple[int, ...]] = [getattr(target, name) for target in sample.targets.values()]
-    return list(max(draws, key=len))
+    longest = max(draws, key=len)
+    return list(longest)

@@ -6,10 +6,11 @@ does what an uninterrupted one would have done.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from x2i_platform.config import Recipe, TrainConfig
 from x2i_platform.distill.checkpoint import TrainingState
-from x2i_platform.distill.data import Collate, FeatureDataset, Place, StepSampler
+from x2i_platform.distill.data import Batch, Collate, FeatureDataset, Place, StepSampler
 from x2i_platform.distill.losses import require_finite
 from x2i_platform.distill.step import StepResult, distill_step
 from x2i_platform.distill.strategy import Strategy, build_strategy
@@ -77,7 +78,7 @@ class Trainer:
     def restore(self, state: TrainingState) -> None:
         """Continue from a checkpoint."""
         self.strategy.restore(state.optimizer)
-        self.ema = {name: tensor.to(self.worker.device) for name, tensor in state.ema.items()}
+        self.ema = {name: tensor.to(self.worker.device, copy=True) for name, tensor in state.ema.items()}
 
     def train(self, hooks: Hooks) -> None:
         """Run the steps that are left. Raises TrainingError for a loss or gradient that is not finite."""
@@ -86,26 +87,23 @@ class Trainer:
             hooks.log(0, self.validate())
         batches = iter(self._loader(first_step=self.strategy.updates))
         meter = _Meter()
-        for step in range(self.strategy.updates, config.steps):
-            results = []
-            for _ in range(config.accumulation):
-                batch = next(batches).to(self.worker.device)
-                result = distill_step(self.strategy, teacher=self.teacher, batch=batch, config=config)
-                require_finite(result.loss, what=f"loss on samples {', '.join(batch.sample_ids)}", step=step + 1)
-                self.strategy.backward(result.loss)
-                results.append(result)
-            grad_norm = self.strategy.update(learning_rate(step, config=config))
-            require_finite(torch.tensor(grad_norm), what="gradient norm", step=step + 1)
+        for done in range(self.strategy.updates + 1, config.steps + 1):
+            results = [self._forward_backward(next(batches)) for _ in range(config.accumulation)]
+            loss = self._mean_loss(results, step=done)
+            lr = learning_rate(done - 1, config=config)
+            grad_norm = self.strategy.update(lr)
+            require_finite(torch.tensor(grad_norm), what="gradient norm", step=done)
             self._average_weights()
-            meter.count(results, batch_size=config.batch_size)
-            done = step + 1
-            if done % run.log_every == 0 or done == config.steps:
-                lr = learning_rate(step, config=config)
-                hooks.log(done, {**self._mean(meter.flush()), "lr": lr, "grad_norm": grad_norm})
-            if done % run.checkpoint_every == 0 or done == config.steps:
+            meter.count(loss, batch_size=config.batch_size)
+            saves = done % run.checkpoint_every == 0 or done == config.steps
+            if saves or done % run.log_every == 0:  # no mean spans a checkpoint: a resumed run logs the same
+                means = meter.flush(num_tokens=results[0].num_tokens)
+                hooks.log(done, {**means, "lr": lr, "grad_norm": grad_norm})
+            if saves:
                 metrics = self.validate()
                 hooks.log(done, metrics)
                 hooks.save(done, TrainingState(self.strategy.state(), self._ema_on_cpu()), metrics)
+                meter = _Meter()  # its clock leaves out validation and saving
 
     def validate(self) -> Metrics:
         """KL per token on captions never trained on; empty where the recipe holds none out."""
@@ -116,6 +114,22 @@ class Trainer:
         losses = validation_losses(self.strategy, teacher=self.teacher, batches=batches, config=self.recipe.train)
         total = sum(losses[:counted])
         return {"validation_kl_per_token": _sum_over_workers(total, self.worker) / len(places)} if places else {}
+
+    def _forward_backward(self, batch: Batch) -> StepResult:
+        batch = batch.to(self.worker.device)
+        result = distill_step(self.strategy, teacher=self.teacher, batch=batch, config=self.recipe.train)
+        self.strategy.backward(result.loss)
+        return replace(result, loss=result.loss.detach())
+
+    def _mean_loss(self, results: Sequence[StepResult], *, step: int) -> float:
+        """Over micro-batches and workers. Raises TrainingError on every worker alike: none is left waiting."""
+        losses = torch.stack([result.loss for result in results]).tolist()  # the step's one wait for the device
+        mean = _sum_over_workers(sum(losses), self.worker) / (len(losses) * self.worker.world)
+        if not math.isfinite(mean):
+            mine = [result.sample_ids for result, loss in zip(results, losses, strict=True) if not math.isfinite(loss)]
+            suspects = itertools.chain(*itertools.chain(*_of_all_workers(mine, self.worker)))
+            require_finite(torch.tensor(mean), what=f"loss on samples {', '.join(suspects)}", step=step)
+        return mean
 
     def _loader(self, *, first_step: int) -> DataLoader[Any]:
         sampler = StepSampler(
@@ -145,11 +159,7 @@ class Trainer:
             average.lerp_(weights[name], 1 - decay)
 
     def _ema_on_cpu(self) -> dict[str, Tensor]:
-        return {name: average.cpu().contiguous() for name, average in self.ema.items()}
-
-    def _mean(self, metrics: Metrics) -> Metrics:
-        means = {key: _sum_over_workers(metrics[key], self.worker) / self.worker.world for key in _AVERAGED}
-        return {**metrics, **means}
+        return {name: average.to("cpu", copy=True) for name, average in self.ema.items()}
 
 
 def learning_rate(step: int, *, config: TrainConfig) -> float:
@@ -160,29 +170,24 @@ def learning_rate(step: int, *, config: TrainConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-_AVERAGED = ("loss", "kl_per_token")
-
-
 class _Meter:
-    """Means since the last log. Losses stay tensors until then: reading one waits for the device."""
+    """Means since the last log."""
 
     def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._num_tokens = 1
+        self._losses: list[float] = []
         self._samples = 0
         self._since = time.monotonic()
 
-    def count(self, results: Sequence[StepResult], *, batch_size: int) -> None:
-        self._losses += [result.loss.detach() for result in results]
-        self._num_tokens = results[0].num_tokens
+    def count(self, loss: float, *, batch_size: int) -> None:
+        self._losses.append(loss)
         self._samples += batch_size
 
-    def flush(self) -> Metrics:
-        loss = float(torch.stack(self._losses).mean())
+    def flush(self, *, num_tokens: int) -> Metrics:
+        loss = sum(self._losses) / len(self._losses)
         now = time.monotonic()
         rate = self._samples / (now - self._since)
         self._losses, self._samples, self._since = [], 0, now
-        return {"loss": loss, "kl_per_token": loss / self._num_tokens, "samples_per_s": rate}
+        return {"loss": loss, "kl_per_token": loss / num_tokens, "samples_per_s": rate}
 
 
 def _sum_over_workers(value: float, worker: Worker) -> float:
@@ -191,3 +196,10 @@ def _sum_over_workers(value: float, worker: Worker) -> float:
     total = torch.tensor(value, dtype=torch.float64, device=worker.device)
     torch.distributed.all_reduce(total)
     return float(total)
+
+
+def _of_all_workers(value: list[tuple[str, ...]], worker: Worker) -> list[list[tuple[str, ...]]]:
+    values = [value] * worker.world
+    if worker.world > 1:
+        torch.distributed.all_gather_object(values, value)
+    return values

@@ -72,7 +72,7 @@ def attention_kl(
 def require_finite(value: Tensor, *, what: str, step: int) -> float:
     """The scalar as a float (one wait for the device). Raises TrainingError when it is NaN or infinite.
 
-    Call it on the loss before the backward pass and on the gradient norm before the update.
+    Call it on loss and gradient norm before the update.
     """
     number = float(value.detach())
     if not math.isfinite(number):

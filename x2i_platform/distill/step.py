@@ -31,15 +31,14 @@ class StepResult:
     loss: Tensor
     """The reference's loss: KL summed over taps, tokens and channels, divided by the batch; estimated from the tokens
     kept so that its expectation is that of all tokens."""
+    sample_ids: tuple[str, ...]
     num_tokens: int
     """Tokens, over all taps of one sample, that the loss stands for: loss / num_tokens is the KL per token."""
 
 
 def distill_step(student: Student, *, teacher: Teacher, batch: Batch, config: TrainConfig) -> StepResult:
     """Loss of the student on one batch of precomputed targets."""
-    device_type = batch.states_BCSH.device.type
-    with torch.autocast(device_type, dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
-        conditioning = student(batch.states_BCSH.float(), mask_BS=batch.mask_BS)
+    conditioning = student(batch.states_BCSH.float(), mask_BS=batch.mask_BS)
     dtype = teacher.dit.dtype
     with attention_taps(teacher.dit, tuple(batch.targets_BTD)) as taken:
         teacher.forward(
@@ -57,7 +56,7 @@ def distill_step(student: Student, *, teacher: Teacher, batch: Batch, config: Tr
         temperature=config.temperature,
         direction=config.direction,
     )
-    return StepResult(loss, sum(_stands_for(tap, teacher=teacher) for tap in taken))
+    return StepResult(loss, batch.sample_ids, sum(_stands_for(tap, teacher=teacher) for tap in taken))
 
 
 def _kept(tap: str, *, batch: Batch, num_text: int) -> Tensor:

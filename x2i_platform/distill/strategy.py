@@ -7,12 +7,13 @@ The frozen DiT stays outside: it is a plain replica on each worker.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from x2i_platform.config import TrainConfig
 from x2i_platform.models.alignnet import AlignNet, Conditioning
@@ -47,7 +48,10 @@ class Strategy(ABC):
 
     @abstractmethod
     def update(self, lr: float) -> float:
-        """Clip, step and clear the gradients; returns the gradient norm before clipping."""
+        """Clip, step and clear the gradients; returns the gradient norm before clipping.
+
+        Where that is not finite, nothing is updated, on any worker.
+        """
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
@@ -68,7 +72,8 @@ class DDP(Strategy):
     def __init__(self, alignnet: AlignNet, *, config: TrainConfig) -> None:
         super().__init__(alignnet, config=config)
         distributed = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-        self._module = torch.nn.parallel.DistributedDataParallel(alignnet) if distributed else alignnet
+        module = _Autocast(alignnet, config=config)
+        self._module = nn.parallel.DistributedDataParallel(module) if distributed else module
         self._optimizer = torch.optim.AdamW(
             alignnet.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
@@ -81,12 +86,13 @@ class DDP(Strategy):
         (loss / self.config.accumulation).backward()  # type: ignore[no-untyped-call]
 
     def update(self, lr: float) -> float:
-        norm = torch.nn.utils.clip_grad_norm_(self.alignnet.parameters(), self.config.max_grad_norm)
-        self._optimizer.param_groups[0]["lr"] = lr
-        self._optimizer.step()
+        norm = float(nn.utils.clip_grad_norm_(self.alignnet.parameters(), self.config.max_grad_norm))
+        if math.isfinite(norm):
+            self._optimizer.param_groups[0]["lr"] = lr
+            self._optimizer.step()
+            self.updates += 1
         self._optimizer.zero_grad(set_to_none=True)
-        self.updates += 1
-        return float(norm)
+        return norm
 
     def weights(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self.alignnet.named_parameters()}
@@ -125,7 +131,7 @@ class ZeRO(Strategy):
         adam = {"lr": config.lr, "betas": list(config.betas), "weight_decay": config.weight_decay, "torch_adam": True}
         self._deepspeed = deepspeed
         self._engine: Any = deepspeed.initialize(
-            model=alignnet,
+            model=_Autocast(alignnet, config=config),
             model_parameters=list(alignnet.parameters()),
             config={
                 "train_micro_batch_size_per_gpu": micro_batch,
@@ -149,8 +155,9 @@ class ZeRO(Strategy):
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
-        self.updates += 1
-        return float(self._engine.get_global_grad_norm())
+        norm = float(self._engine.get_global_grad_norm())  # infinite where DeepSpeed left the step out
+        self.updates += math.isfinite(norm)
+        return norm
 
     def weights(self) -> dict[str, Tensor]:
         get = self._deepspeed.utils.safe_get_full_fp32_param
@@ -166,15 +173,30 @@ class ZeRO(Strategy):
 
     def restore(self, state: OptimizerState) -> None:
         self._create_moments()
-        utils = self._deepspeed.utils
-        for name, parameter in self.alignnet.named_parameters():
-            utils.safe_set_full_fp32_param(parameter, state.weights[name].to(parameter.device))
+        parameters = dict(self.alignnet.named_parameters())
+        # Set where the forward reads them; the optimizer's own copy follows. The other way round, through
+        # `safe_set_full_fp32_param`, the next forward would still see the old weights.
+        with self._deepspeed.zero.GatheredParameters(list(parameters.values()), modifier_rank=0):
+            for name, parameter in parameters.items():
+                parameter.data.copy_(state.weights[name])
+        self._engine.optimizer.refresh_fp32_params()
+        for name, parameter in parameters.items():
             for moment in MOMENTS:
-                value = getattr(state, moment)[name].to(parameter.device)
-                utils.safe_set_full_optimizer_state(parameter, value, moment)
+                self._set_moment(parameter, getattr(state, moment)[name].to(self._engine.device), moment=moment)
         for inner in self._engine.basic_optimizer.state.values():
             inner["step"] = torch.tensor(float(state.updates))
         self.updates = state.updates
+
+    def _set_moment(self, parameter: Tensor, value: Tensor, *, moment: str) -> None:
+        utils = self._deepspeed.utils
+        if not hasattr(parameter, "ds_tensor"):
+            utils.safe_set_full_optimizer_state(parameter, value, moment)
+            return
+        # ZeRO-3 pads a tensor to equal parts, but its setter for whole tensors can't cut one that needs padding.
+        size, rank = parameter.ds_tensor.numel(), self._engine.global_rank
+        padded = value.new_zeros(size * self._engine.world_size)
+        padded[: value.numel()] = value.flatten()
+        utils.safe_set_local_optimizer_state(parameter, padded[rank * size : (rank + 1) * size], moment)
 
     def _create_moments(self) -> None:
         """DeepSpeed makes AdamW's moments at the first step only: take one of no size, before they are overwritten."""
@@ -186,6 +208,20 @@ class ZeRO(Strategy):
             conditioning = self(states_BCSH, mask_BS=mask_BS)
             self.backward((conditioning.prompt_embeds_BTE.sum() + conditioning.pooled_BP.sum()) * 0.0)
         self.update(lr=0.0)
+
+
+class _Autocast(nn.Module):
+    """AlignNet in the recipe's precision. Inside what is wrapped, as DeepSpeed switches off an autocast around it."""
+
+    def __init__(self, alignnet: AlignNet, *, config: TrainConfig) -> None:
+        super().__init__()
+        self.alignnet = alignnet
+        self.enabled = config.precision == "bfloat16"
+
+    def forward(self, states_BCSH: Tensor, *, mask_BS: Tensor) -> Conditioning:
+        with torch.autocast(states_BCSH.device.type, dtype=torch.bfloat16, enabled=self.enabled):
+            conditioning: Conditioning = self.alignnet(states_BCSH, mask_BS=mask_BS)
+        return conditioning
 
 
 def build_strategy(name: str, *, alignnet: AlignNet, config: TrainConfig, micro_batch: int) -> Strategy:

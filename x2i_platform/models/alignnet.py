@@ -200,6 +200,7 @@ def _t5_stack(dims: AlignNetDims, *, num_layers: int) -> nn.Module:
             layer_norm_epsilon=LAYER_NORM_EPS,
             feed_forward_proj="gated-gelu",
             is_encoder_decoder=False,
+            dropout_rate=0.0,  # T5's default would make every step, validation too, depend on the random state
             use_cache=False,
         )
     )

@@ -19,58 +19,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from x2i_platform.config import Fusion
 from x2i_platform.errors import ConfigError, WeightsError
-from x2i_platform.models.taps import flux_tap_names
-
-
-@dataclass(frozen=True)
-class DiTDims:
-    """Sizes of a FLUX diffusion transformer, with its VAE's scale."""
-
-    num_double: int = 19
-    num_single: int = 38
-    inner_dim: int = 3072
-    in_channels: int = 64
-    joint_dim: int = 4096
-    pooled_dim: int = 768
-    guidance_embeds: bool = True
-    latent_scale: int = 8
-    """Pixels a side that one latent covers; a token covers 2 x 2 latents."""
-
-    @property
-    def tap_names(self) -> tuple[str, ...]:
-        return flux_tap_names(num_double=self.num_double, num_single=self.num_single)
-
-    def num_image_tokens(self, resolution: int) -> int:
-        """Tokens of a square canvas of `resolution` pixels a side: 4096 at 1024."""
-        return (resolution // (2 * self.latent_scale)) ** 2
-
-
-@dataclass(frozen=True)
-class T5Dims:
-    """Sizes of a gated-GELU T5 encoder."""
-
-    num_layers: int = 24
-    d_model: int = 4096
-    d_ff: int = 10240
-    attention_dim: int = 4096
-    """Heads times their width."""
-
-
-@dataclass(frozen=True)
-class MLLMDims:
-    """Sizes of an MLLM's language model, a pre-norm decoder with gated MLPs."""
-
-    num_layers: int
-    hidden_size: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    intermediate_size: int
-
-    @property
-    def num_states(self) -> int:
-        """Hidden states a token, the embedding output among them: C of AlignNet."""
-        return self.num_layers + 1
+from x2i_platform.models.dims import DiTDims, MLLMDims, T5Dims
 
 
 @dataclass(frozen=True)
@@ -292,7 +241,10 @@ def _count_parameters(folder: Path, *, prefix: str = "") -> int:
     total = 0
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            try:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            except (ValueError, OverflowError, MemoryError):
+                raise WeightsError(f"{path} is damaged: its header isn't that of a safetensors file") from None
         tensors = (value for name, value in header.items() if name != "__metadata__" and name.startswith(prefix))
         total += sum(math.prod(tensor["shape"]) for tensor in tensors)
     return total

@@ -9,7 +9,7 @@ costs one more forward. Imports no torch.
 from __future__ import annotations
 
 from x2i_platform.config import AlignNetConfig
-from x2i_platform.models.catalog import DiTDims, MLLMDims, T5Dims
+from x2i_platform.models.dims import DiTDims, MLLMDims, T5Dims
 
 CONV_KERNEL = 5
 """Side of AlignNet's fusing convolution."""
