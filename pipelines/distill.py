@@ -19,16 +19,14 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
 from pipelines.ray_session import Need, ray_session
 from pipelines.training_job import Job
 from x2i_platform.config import Recipe
-from x2i_platform.distill import checkpoint
-from x2i_platform.distill.data import split
-from x2i_platform.distill.loop import Data, Hooks, Metrics, Trainer, Worker
+from x2i_platform.distill.checkpoint import TRAINING_FILES
 from x2i_platform.errors import TrainingError, X2IError
 from x2i_platform.features.files import Files
 from x2i_platform.features.schema import MLLM, TEXT
@@ -39,6 +37,7 @@ from x2i_platform.registry.models import ModelVersion, list_models, register
 
 EXPERIMENT = "x2i-distill"
 RESULT_FILE = "result.json"
+Metrics = dict[str, float]
 Progress = Callable[[int, int, Metrics], None]
 """Called with steps done, steps to do, and the metrics just logged."""
 
@@ -147,48 +146,9 @@ def _fit(job: Job, *, info: tracking.RunInfo, runs: str, on_progress: Progress) 
 
 def train_worker(config: dict[str, Any]) -> None:
     """The train function of each Ray Train worker."""
-    job: Job = config["job"]
-    context = ray.train.get_context()
-    rank, world = context.get_world_rank(), context.get_world_size()
-    store = FeatureStore.open(job.store)
-    places = split(store, job.shards, validation_share=job.recipe.train.validation_share)
-    trainer = Trainer(
-        job.recipe,
-        dims=job.dims,
-        worker=Worker(rank, world, str(ray.train.torch.get_device())),
-        data=Data(job.store, *places),
-    )
-    if resume := ray.train.get_checkpoint():
-        with resume.as_directory() as folder:
-            trainer.restore(checkpoint.load(Path(folder)))
-    with ExitStack() as stack:
-        logger = stack.enter_context(tracking.RunLogger(config["info"])) if rank == 0 else None
-        reporter = _Reporter(job, trainer=trainer, logger=logger, events=config["events"])
-        trainer.train(Hooks(log=reporter.log, save=reporter.save))
+    from pipelines.train_worker import work  # loads diffusers and DeepSpeed, which only workers need
 
-
-@dataclass(frozen=True)
-class _Reporter:
-    """Carries a worker's metrics and checkpoints out: rank 0 has a logger, the others only keep Ray Train in step."""
-
-    job: Job
-    trainer: Trainer
-    logger: tracking.RunLogger | None
-    events: Queue[Any]
-
-    def log(self, step: int, metrics: Metrics) -> None:
-        if self.logger is not None and metrics:
-            self.logger.metrics(metrics, step=step)
-            self.events.put_nowait((step, metrics))
-
-    def save(self, step: int, state: checkpoint.TrainingState, metrics: Metrics) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            saved = None
-            if self.logger is not None:
-                checkpoint.save(Path(folder), state, alignnet=self.trainer.alignnet, recipe=self.job.recipe)
-                self.logger.flush()  # a restart from this checkpoint must leave no gap in the metrics
-                saved = Checkpoint.from_directory(folder)
-            ray.train.report({"step": step, **metrics}, checkpoint=saved)
+    work(**config)
 
 
 def _follow(events: Queue[Any], *, steps: int, on_progress: Progress) -> Callable[[], None]:
@@ -230,7 +190,7 @@ def _register(
     card = model_card(job.recipe, name=destination.name, fingerprint=job.key, facts=facts)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(result.checkpoint.to_directory(temporary))
-        for name in checkpoint.TRAINING_FILES:
+        for name in TRAINING_FILES:
             (folder / name).unlink()
         version: ModelVersion = register(
             folder, name=destination.name, info=info, manifest_digest=job.manifest_digest, card=card

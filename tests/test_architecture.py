@@ -42,7 +42,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "mlflow": ("x2i_platform/registry/",),
     "deepspeed": ("x2i_platform/distill/strategy.py",),
     "ray.serve": ("x2i_platform/serving/app.py", "pipelines/serve.py"),
-    "ray.train": ("pipelines/distill.py",),
+    "ray.train": ("pipelines/distill.py", "pipelines/train_worker.py"),
     "ray.data": ("pipelines/precompute.py", "pipelines/generate.py", "pipelines/ray_session.py"),
     "ray": ("pipelines/", "x2i_platform/serving/app.py"),
     "duckdb": (),

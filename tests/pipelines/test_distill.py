@@ -1,0 +1,158 @@
+"""Training on a real Ray Train: registered once, continued after a kill, one MLflow run, every step logged once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from pipelines import RECIPES, distill
+from pipelines.evaluate import held_out_loss
+from pipelines.training_job import plan
+from x2i_platform import fingerprint
+from x2i_platform.captions import Record
+from x2i_platform.errors import StoreError, TrainingError
+from x2i_platform.features.planning import plan_shards
+from x2i_platform.features.schema import FEATURE_TABLES
+from x2i_platform.features.store import FeatureStore
+from x2i_platform.mini import captions_path
+from x2i_platform.recipes import load
+from x2i_platform.registry.models import resolve
+from x2i_platform.stages import build_stage
+
+STORED = (
+    "targets.taps=[double.0.image, single.0]",
+    "teacher.text_tokens=64",
+    "mllm.max_tokens=64",
+    "store.samples_per_shard=16",
+)
+QUICK = (*STORED, "train.steps=12", "train.batch_size=4", "run.train.checkpoint_every=4", "run.train.log_every=2")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A store of 32 captions, filled without Ray."""
+    folder = str(tmp_path_factory.mktemp("features") / "store")
+    recipe = load("mini", shipped=RECIPES, overrides=STORED)
+    captions = captions_path().read_text(encoding="utf-8").splitlines()[:32]
+    features = FeatureStore.create(folder, fingerprint=fingerprint.features(recipe))
+    plan_shards(features, (Record("captions", i, c) for i, c in enumerate(captions, start=1)), samples_per_shard=16)
+    for table in FEATURE_TABLES:
+        stage = build_stage(table, recipe=recipe, store_url=folder)
+        for shard in (0, 1):
+            assert stage.run(shard)
+    return folder
+
+
+def silent(done: int, total: int, metrics: dict[str, float]) -> None:
+    """No progress bar."""
+
+
+def steps_logged(folder: Path, run_id: str, metric: str) -> list[int]:
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    return [point.step for point in client.get_metric_history(run_id, metric)]
+
+
+def test_a_training_is_registered_found_again_and_better_than_its_beginning(
+    tmp_path: Path, store: str, ray_cluster: str
+) -> None:
+    recipe = load("mini", shipped=RECIPES, overrides=[*QUICK, "run.train.workers=2", "train.ema=0.5"])
+    job = plan(recipe, store=store)
+    destination = distill.Destination("tiny", f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "runs"))
+    seen: list[int] = []
+    report = distill.run(job, destination, address=ray_cluster, on_progress=lambda done, *_: seen.append(done))
+
+    assert report.model == "models:/tiny/1"
+    assert seen[-1] == 12
+    assert steps_logged(tmp_path, report.run_id, "loss") == [2, 4, 6, 8, 10, 12]
+    assert steps_logged(tmp_path, report.run_id, "validation_kl_per_token") == [0, 4, 8, 12]
+    folder = resolve("models:/tiny@candidate", tracking_uri=destination.tracking_uri)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"alignnet.safetensors", "config.json", "recipe.json", "README.md", "MLmodel"}
+    loss = held_out_loss(folder, store=store)
+    assert loss.trained < loss.untrained
+
+    run = MlflowClient(destination.tracking_uri).get_run(report.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["x2i.manifest"] == job.manifest_digest
+    assert run.data.params["alignnet.fusion"] == "conv"
+    assert run.inputs.dataset_inputs
+
+    again = distill.run(job, destination, address=ray_cluster, on_progress=silent)
+    assert again.already_trained
+    assert again.model == report.model
+
+
+def test_a_store_that_cannot_be_trained_on_is_refused(tmp_path: Path, store: str) -> None:
+    with pytest.raises(StoreError, match=r"teacher\.text_tokens|text_tokens: 64 in the store, 32 asked for"):
+        plan(
+            load("mini", shipped=RECIPES, overrides=[*QUICK, "teacher.text_tokens=32", "mllm.max_tokens=32"]),
+            store=store,
+        )
+    with pytest.raises(StoreError, match="holds no feature store"):
+        plan(load("mini", shipped=RECIPES), store=str(tmp_path))
+    recipe = load("mini", shipped=RECIPES)
+    FeatureStore.create(str(tmp_path / "empty"), fingerprint=fingerprint.features(recipe))
+    with pytest.raises(TrainingError, match="no complete shard"):
+        plan(recipe, store=str(tmp_path / "empty"))
+
+
+LONG = (*QUICK, "train.steps=40", "run.train.checkpoint_every=5", "run.train.log_every=1", "run.train.workers=2")
+
+
+def start(folder: Path, store: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", "from cli import main; main()", "train", "mini", "--json", "--store", store]
+    command += ["--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}", "--runs", str(folder / "runs")]
+    command += [part for override in LONG for part in ("--set", override)]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+
+
+def wait_for(condition: Callable[[], bool], *, run: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 250
+    while not condition():
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def checkpoints(folder: Path) -> int:
+    return len(list((folder / "runs").glob("mini-*/checkpoint_*/state.json")))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_worker_and_a_killed_driver_continue_in_one_run(tmp_path: Path, store: str) -> None:
+    first = start(tmp_path, store)
+    wait_for(lambda: checkpoints(tmp_path) >= 1, run=first)
+    workers = [
+        p for p in psutil.Process(first.pid).children(recursive=True) if "RayTrainWorker" in "".join(p.cmdline())
+    ]
+    assert len(workers) == 2
+    workers[0].kill()
+    wait_for(lambda: checkpoints(tmp_path) >= 3, run=first)
+    cluster = [child for child in psutil.Process(first.pid).children(recursive=True) if "Agent" not in child.name()]
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    psutil.wait_procs(cluster, timeout=60)
+
+    second = start(tmp_path, store)
+    output, errors = second.communicate(timeout=400)
+    assert second.returncode == 0, errors.decode()[-3000:]
+    report = json.loads(output)
+    assert report["model"] == "models:/mini/1"
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(distill.EXPERIMENT)
+    assert experiment is not None
+    assert [run.info.run_id for run in client.search_runs([experiment.experiment_id])] == [report["run_id"]]
+    assert Counter(steps_logged(tmp_path, report["run_id"], "loss")) == Counter(range(1, 41))
