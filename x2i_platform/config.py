@@ -19,14 +19,16 @@ REFERENCE_TEMPLATE = "{{'Text input': {caption!r}, 'Instruction editing descript
 Dtype = Literal["float32", "bfloat16", "float16"]
 Fusion = Literal["conv", "scale", "mean"]
 Padding = Literal["zero", "reference", "none"]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Whole = Annotated[int, Field(ge=0, strict=True)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Frozen(BaseModel):
     """Base of every section: immutable, and strict about its keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class TeacherConfig(Frozen):
@@ -59,12 +61,13 @@ class MLLMConfig(Frozen):
 
     @model_validator(mode="after")
     def _template_holds_the_caption(self) -> Self:
+        caption = "two small green triangles above a red circle"
         try:
-            first, second = self.template.format(caption="a"), self.template.format(caption="b")
-        except (KeyError, IndexError, ValueError) as error:
+            filled = self.template.format(caption=caption)
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"template {self.template!r} can't be filled: {error!r}; use {{caption}}") from error
-        if first == second:
-            raise ValueError(f"template {self.template!r} must contain {{caption}}")
+        if caption not in filled:
+            raise ValueError(f"template {self.template!r} must contain the whole {{caption}}")
         return self
 
 
@@ -72,7 +75,7 @@ class AlignNetConfig(Frozen):
     """AlignNet's shape. Sizes that the two models decide (layers, widths) are read from them, not written here."""
 
     fusion: Fusion = "conv"
-    t5_layers: Annotated[int, Field(ge=0)] = 0
+    t5_layers: Whole = 0
     """Layers of the optional gated-GELU T5 encoder stack before the fusion; 0 in every released checkpoint."""
     padding: Padding = "zero"
     """`zero`: zeroed MLLM states pad up to the teacher's text length; `reference`: whatever the MLLM computes at padded
@@ -109,11 +112,11 @@ class TrainConfig(Frozen):
     """Samples an optimizer step, over all workers and accumulation steps."""
     accumulation: Count = 1
     lr: Annotated[float, Field(gt=0)] = 1e-4
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    warmup_steps: Whole = 100
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    ema: Decay = 0.0
     """Decay of the exponential moving average of the weights; 0 keeps none."""
     temperature: Annotated[float, Field(gt=0)] = 3.0
     direction: Literal["student_teacher", "teacher_student"] = "student_teacher"
@@ -155,9 +158,9 @@ class TrainResources(Frozen):
     checkpoint_every: Count = 500
     keep_checkpoints: Count = 3
     log_every: Count = 10
-    loader_workers: Annotated[int, Field(ge=0)] = 0
+    loader_workers: Whole = 0
     """Processes that read ahead for each worker; 0 reads in the worker itself."""
-    max_failures: Annotated[int, Field(ge=0)] = 3
+    max_failures: Whole = 3
 
 
 class RunConfig(Frozen):

@@ -26,7 +26,8 @@ def features(recipe: Recipe) -> dict[str, dict[str, Any]]:
     return {
         TEXT: {"teacher": teacher, **encoders},
         MLLM: {"mllm": mllm, **recipe.mllm.model_dump(mode="json", exclude=_WHERE_FROM), **padded},
-        TARGETS: {"teacher": teacher, **canvas, **recipe.targets.model_dump(mode="json")},
+        # The canvas stands apart because both have `text_tokens`: those the teacher reads, and those kept.
+        TARGETS: {"teacher": teacher, "canvas": canvas, **recipe.targets.model_dump(mode="json")},
     }
 
 

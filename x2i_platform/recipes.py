@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ def _validated(tree: Tree, overrides: Sequence[str]) -> Recipe:
 def _find(name: str, *, shipped: Path) -> Path:
     looks_like_path = name.endswith((".yaml", ".yml")) or "/" in name
     path = Path(name) if looks_like_path else shipped / f"{name}.yaml"
-    if path.is_file():
-        return path
+    with suppress(OSError):  # no name that a file can have
+        if path.is_file():
+            return path
     if looks_like_path:
         raise ConfigError(f"recipe file '{name}' doesn't exist")
     raise ConfigError(f"unknown recipe '{name}'{nearest(name, shipped_names(shipped))}")
@@ -85,7 +87,8 @@ class _UniqueKeySafeLoader(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys without a word; a recipe must not lose a line that way."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=deep) for key in own]
         twice = {key for key in keys if keys.count(key) > 1}
         if twice:
             raise yaml.YAMLError(f"key {sorted(map(str, twice))[0]!r} stands twice")
@@ -95,6 +98,8 @@ class _UniqueKeySafeLoader(yaml.SafeLoader):
 def _read_yaml(path: Path) -> Tree:
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeySafeLoader)
+    except OSError as error:
+        raise ConfigError(f"recipe file '{path}' can't be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"recipe file '{path}' is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
@@ -137,8 +142,25 @@ def _explain(error: ValidationError) -> str:
         return f"unknown key '{where[-1]}'{place}{nearest(where[-1], _fields_at(where[:-1]))}"
     if problem["type"] == "missing":
         return f"'{'.'.join(where)}' is missing"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{'.'.join(where)} = {problem['input']!r}: {message[:1].lower()}{message[1:]}"
+    if problem["type"] == "value_error":  # a validator of ours, whose message names the values
+        return problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "invalid_key":
+        return f"key {problem['input']!r} should be text"
+    return _explain_value(error)
+
+
+def _explain_value(error: ValidationError) -> str:
+    """A value of the wrong kind. A field of several kinds has one problem a kind, under the kind's own name."""
+    problems = [(_key(problem["loc"]), problem["input"], problem["msg"]) for problem in error.errors()]
+    first = problems[0][0]
+    key, value, _ = max((p for p in problems if p[0].startswith(first)), key=lambda problem: len(problem[0]))
+    kinds = [message.removeprefix("Input should be ") for other, _, message in problems if other == key]
+    return f"{key} = {value!r}: should be {' or '.join(kinds)}"
+
+
+def _key(loc: Sequence[int | str]) -> str:
+    """The part of a problem's place that a recipe can name, without the names of kinds that pydantic adds."""
+    return ".".join(str(part) for part in loc if str(part).isidentifier() or isinstance(part, int))
 
 
 def _fields_at(where: Sequence[str]) -> list[str]:

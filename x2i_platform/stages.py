@@ -35,7 +35,7 @@ from x2i_platform.models.text_encoders import TextEncoders
 
 log = logging.getLogger(__name__)
 
-NOT_A_ROWS_FAULT = (WeightsError, StoreError, torch.OutOfMemoryError, OSError)
+NOT_A_ROWS_FAULT = (WeightsError, StoreError, torch.OutOfMemoryError, torch.AcceleratorError, OSError)
 """Errors that would hit the next row as well: they stop the shard instead of emptying it into quarantine."""
 
 
@@ -60,30 +60,41 @@ class Stage(ABC):
 
     @torch.inference_mode()
     def run(self, shard: int) -> bool:
-        """Compute and commit a shard; False if it was committed already."""
+        """Compute and commit a shard; False if it was committed already.
+
+        Raises InputError if every sample fails, and none for its length: that is a broken model or device, and a shard
+        committed empty would never be computed again.
+        """
         if self.store.commit_of(self.table, shard) is not None:
             return False
         samples = self.inputs(shard)
         with open_shard(self.store, table=self.table, shard=shard) as writer:
+            failures: list[Exception] = []
             for start in range(0, len(samples), self.batch_size):
-                self._write_batch(writer, samples[start : start + self.batch_size])
+                failures += self._write_batch(writer, samples[start : start + self.batch_size])
+            if len(failures) == len(samples) > 1 and not any(isinstance(e, mllm.PromptTooLong) for e in failures):
+                raise InputError(
+                    f"table '{self.table}', shard {shard}: all {len(samples)} samples failed, the last with "
+                    f"{_reason(failures[-1])}"
+                ) from failures[-1]
+            assert len(writer.ids) + len(writer.quarantined) == len(samples)
         return True
 
-    def _write_batch(self, writer: ShardWriter, samples: Sequence[Row]) -> None:
+    def _write_batch(self, writer: ShardWriter, samples: Sequence[Row]) -> list[Exception]:
+        """Add the rows of some samples. Gives the errors of those that were quarantined."""
         try:
             results = self.compute(samples)
         except NOT_A_ROWS_FAULT:
             raise
         except (X2IError, ValueError, RuntimeError, IndexError) as error:
             if len(samples) == 1:
-                self._quarantine(writer, samples[0], reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
-                return
-            for sample in samples:
-                self._write_batch(writer, [sample])
-            return
+                self._quarantine(writer, samples[0], reason=_reason(error))
+                return [error]
+            return [failure for sample in samples for failure in self._write_batch(writer, [sample])]
         for rows in results:
             for row in rows:
                 writer.add(row)
+        return []
 
     def _quarantine(self, writer: ShardWriter, sample: Row, *, reason: str) -> None:
         log.warning("%s: %s:%s quarantined: %s", self.table, sample["source"], sample["line"], reason)
@@ -218,6 +229,10 @@ def kept_tokens(tap: str, *, text_idx: Tensor, image_idx: Tensor, num_text: int)
     if tap.endswith(".image"):
         return image_idx
     return torch.cat([text_idx, image_idx + num_text])
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _require_finite(tensor: Tensor, *, what: str) -> None:

@@ -1,22 +1,22 @@
 """Files of one folder, on a local disk or behind any fsspec URL such as `s3://bucket/store`.
 
-Invariant: a name under the folder holds either nothing or a whole file. Locally that is a temporary file, fsync and
-rename; on an object store an object appears only when its upload is complete.
+Invariants: a name under the folder holds either nothing or a whole file (locally that is a temporary file, fsync and
+rename; on an object store an object appears only when its upload is complete); what the disk or the network refuses is
+a StoreError that names the file.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 import fsspec
+from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem
 
 from x2i_platform.errors import StoreError
@@ -45,78 +45,69 @@ class Files:
 
     def exists(self, name: str) -> bool:
         """Whether the name holds a file."""
-        return bool(self.fs.exists(self.path(name)))
+        with explained("look for", self.path(name)):
+            return bool(self.fs.exists(self.path(name)))
 
     def names(self, folder: str, *, suffix: str = "") -> list[str]:
         """Sorted names of the files directly in a folder; empty where there is no such folder."""
-        try:
-            found = self.fs.ls(self.path(folder), detail=False)
-        except FileNotFoundError:
-            return []
+        with explained("list", self.path(folder)):
+            try:
+                found = self.fs.ls(self.path(folder), detail=False)
+            except FileNotFoundError:
+                return []
         leaves = (str(path).rsplit("/", 1)[-1] for path in found)
         return sorted(f"{folder}/{leaf}" for leaf in leaves if leaf and leaf.endswith(suffix))
 
     def read(self, name: str) -> bytes:
         """Content of one file."""
-        return bytes(self.fs.cat_file(self.path(name)))
+        with explained("read", self.path(name)):
+            return bytes(self.fs.cat_file(self.path(name)))
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
         """Contents of several files, in order; object stores are asked concurrently."""
         if not names:
             return []
         paths = [self.path(name) for name in names]
-        found: dict[str, bytes] = self.fs.cat(paths)
-        return [found[path] for path in paths]
-
-    def open(self, name: str) -> IO[bytes]:
-        """A seekable reader of one file."""
-        handle: IO[bytes] = self.fs.open(self.path(name), "rb")
-        return handle
+        with explained("read", f"{paths[0]}' … '{paths[-1]}"):
+            # Not `cat`, which takes `[` or `*` in the folder's own name for a pattern.
+            return list(self.fs.cat_ranges(paths, None, None, on_error="raise"))
 
     def publish(self, name: str, data: bytes) -> None:
         """Write or replace a file atomically."""
-        if not self.is_local:
-            self.fs.pipe_file(self.path(name), data)
-            return
-        with self.scratch_file() as scratch:
-            _write_synced(scratch, data)
-            self._rename(scratch, name)
+        with explained("write", self.path(name)):
+            if not self.is_local:
+                self.fs.pipe_file(self.path(name), data)
+                return
+            with self.scratch_file() as scratch:
+                _write_synced(scratch, data)
+                self._rename(scratch, name)
 
     def publish_new(self, name: str, data: bytes) -> bool:
         """Write a file atomically unless it exists; False if it does. Of several racing writers one gets True."""
-        try:
-            if self.is_local:
-                with self.scratch_file() as scratch:
-                    _write_synced(scratch, data)
-                    target = self._parent_made(name)
-                    os.link(scratch, target)
-                    _sync_folder(target.parent)
-            else:
-                self.fs.pipe_file(self.path(name), data, mode="create")
-        except FileExistsError:
-            return False
-        return True
+        with explained("write", self.path(name)):
+            return self._link_new(name, data) if self.is_local else self._put_new(name, data)
 
     def adopt(self, scratch: Path, name: str) -> None:
         """Move a finished scratch file to its name."""
-        if self.is_local:
+        with explained("write", self.path(name)):
+            if not self.is_local:
+                self.fs.put_file(str(scratch), self.path(name))
+                return
             with scratch.open("rb+") as handle:
                 os.fsync(handle.fileno())
             self._rename(scratch, name)
-        else:
-            self.fs.put_file(str(scratch), self.path(name))
 
     def remove(self, name: str) -> None:
         """Delete a file; nothing happens if it is gone already."""
-        if self.exists(name):
+        with explained("remove", self.path(name)), suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
     @contextmanager
     def scratch_file(self, suffix: str = "") -> Iterator[Path]:
         """A fresh local path to write to, on the store's own disk if that is local; removed on exit if still there."""
-        folder = Path(self.root) / SCRATCH if self.is_local else Path(tempfile.gettempdir()) / "x2i-platform"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{uuid.uuid4().hex}{suffix}"
+        path = self._scratch_folder / f"{uuid.uuid4().hex}{suffix}"
+        with explained("make", str(path.parent)):
+            path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield path
         finally:
@@ -124,12 +115,40 @@ class Files:
 
     def sweep(self) -> None:
         """Delete what killed processes left in the scratch folder."""
-        folder = Path(self.root) / SCRATCH
-        if not self.is_local or not folder.is_dir():
+        if not self._scratch_folder.is_dir():
             return
-        for path in folder.iterdir():
-            if time.time() - path.stat().st_mtime > SCRATCH_LIFETIME_S:
-                path.unlink(missing_ok=True)
+        for path in self._scratch_folder.iterdir():
+            with suppress(FileNotFoundError):  # its writer may be finishing just now
+                if time.time() - path.stat().st_mtime > SCRATCH_LIFETIME_S:
+                    path.unlink()
+
+    @property
+    def _scratch_folder(self) -> Path:
+        if self.is_local:
+            return Path(self.root) / SCRATCH
+        return Path(tempfile.gettempdir()) / f"x2i-platform-{os.getuid()}"  # a shared one would belong to one user
+
+    def _link_new(self, name: str, data: bytes) -> bool:
+        """A hard link shows a whole file at once and fails if the name is taken; a rename would replace."""
+        with self.scratch_file() as scratch:
+            _write_synced(scratch, data)
+            target = self._parent_made(name)
+            try:
+                os.link(scratch, target)
+            except FileExistsError:
+                return False
+            _sync_folder(target.parent)
+        return True
+
+    def _put_new(self, name: str, data: bytes) -> bool:
+        try:
+            self.fs.pipe_file(self.path(name), data, mode="create")
+        except OSError:
+            # Stores word a refused condition in several ways, and only some become FileExistsError.
+            if not self.exists(name):
+                raise
+            return False
+        return True
 
     def _parent_made(self, name: str) -> Path:
         target = Path(self.path(name))
@@ -138,8 +157,18 @@ class Files:
 
     def _rename(self, scratch: Path, name: str) -> None:
         target = self._parent_made(name)
-        shutil.move(scratch, target)
+        scratch.replace(target)
         _sync_folder(target.parent)
+
+
+@contextmanager
+def explained(doing: str, path: str) -> Iterator[None]:
+    """Turn what a disk or a network refuses into a StoreError that names the file."""
+    try:
+        yield
+    except (OSError, BotoCoreError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise StoreError(f"can't {doing} '{path}': {reason}") from error
 
 
 def _write_synced(path: Path, data: bytes) -> None:

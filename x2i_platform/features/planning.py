@@ -1,74 +1,77 @@
-"""From records to planned shards: every caption gets an id, its duplicates fall away, the rest is cut into shards.
+"""From records to planned shards: the captions a store doesn't know yet are cut into shards.
 
-Invariant: the plan is table `samples` of the store itself, appended to and never changed; the same records read twice
-plan the same shards, and a run that was killed while planning goes on where it stopped.
+Invariants: the plan is table `samples` of the store itself, appended to and never changed; the same records read twice
+plan the same shards, and a run that was killed while planning goes on where it stopped. No id is planned twice, also by
+processes that plan at the same time: shards are appended in order, and who loses a shard's number to another process
+reads what stands there before it goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
 
 from x2i_platform.captions import Record
+from x2i_platform.errors import StoreError
+from x2i_platform.features.intake import Intake, unique_samples
 from x2i_platform.features.reader import read_samples
-from x2i_platform.features.schema import SAMPLES, ids_digest, sample_id
-from x2i_platform.features.store import FeatureStore
+from x2i_platform.features.schema import SAMPLES, ids_digest
+from x2i_platform.features.store import FeatureStore, record_name
 from x2i_platform.features.writer import Row, open_shard, publish_quarantine
 
 
-@dataclass
-class Intake:
-    """What became of the records read: `lines == len(samples) + duplicates + len(refused)`."""
-
-    lines: int = 0
-    duplicates: int = 0
-    refused: list[Row] = field(default_factory=list)
-    samples: set[str] = field(default_factory=set)
-    """Ids of the distinct captions read, whether they are new to the store or known."""
-    new_samples: int = 0
-
-
-def unique_samples(records: Iterable[Record], *, intake: Intake) -> Iterator[Row]:
-    """Rows for table `samples`, each caption once; counts and bad records go to `intake`."""
-    for record in records:
-        intake.lines += 1
-        if record.caption is None:
-            intake.refused.append({"source": record.source, "line": record.line, "reason": record.reason})
-            continue
-        row = {"sample_id": sample_id(record.caption), "caption": record.caption}
-        if row["sample_id"] in intake.samples:
-            intake.duplicates += 1
-            continue
-        intake.samples.add(row["sample_id"])
-        yield {**row, "source": record.source, "line": record.line}
-
-
 def plan_shards(store: FeatureStore, records: Iterable[Record], *, samples_per_shard: int) -> Intake:
-    """Append the captions the store doesn't know yet as new shards of table `samples`, and quarantine bad records."""
+    """Append the captions the store doesn't know yet as new shards of table `samples`, and quarantine bad records.
+
+    Raises StoreError if the plan so far is damaged.
+    """
     intake = Intake()
-    planned = store.commits([SAMPLES])
-    known = {row["sample_id"] for commit in planned for row in read_samples(store, commit)}
-    shard = len(planned)
-    waiting: list[Row] = []
+    plan = _Plan(store)
     for row in unique_samples(records, intake=intake):
-        if row["sample_id"] in known:
-            continue
-        waiting.append(row)
-        if len(waiting) == samples_per_shard:
-            _commit_samples(store, shard, waiting)
-            intake.new_samples += len(waiting)
-            shard, waiting = shard + 1, []
-    if waiting:
-        _commit_samples(store, shard, waiting)
-        intake.new_samples += len(waiting)
+        plan.add(row)
+        while len(plan.waiting) >= samples_per_shard:
+            plan.commit()
+    while plan.waiting:
+        plan.commit()
+    intake.new_samples = plan.num_added
     if intake.refused:
         places = [f"{row['source']}:{row['line']}" for row in intake.refused]
         publish_quarantine(store.files, intake.refused, name=f"captions-{ids_digest(places)[:12]}")
     return intake
 
 
-def _commit_samples(store: FeatureStore, shard: int, rows: list[dict[str, Any]]) -> None:
-    with open_shard(store, table=SAMPLES, shard=shard) as writer:
-        for row in rows:
-            writer.add(row)
+class _Plan:
+    """Table `samples` as far as it is known, and the rows that wait to be its next shard."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self.store = store
+        planned = store.commits([SAMPLES])
+        for shard, commit in enumerate(planned):
+            if commit.shard != shard:
+                # The next number would be taken, and its rows would be lost.
+                raise StoreError(f"store '{store.files.url}' lacks '{record_name(SAMPLES, shard)}'; restore it")
+        self.known = {row["sample_id"] for commit in planned for row in read_samples(store, commit)}
+        self.next_shard = len(planned)
+        self.waiting: list[Row] = []
+        self.num_added = 0
+
+    def add(self, row: Row) -> None:
+        """Let a row wait, unless the store holds it."""
+        if row["sample_id"] not in self.known:
+            self.waiting.append(row)
+
+    def commit(self) -> None:
+        """Make the waiting rows the next shard. Where another process made it, those of them it lacks wait on."""
+        with open_shard(self.store, table=SAMPLES, shard=self.next_shard) as writer:
+            for row in self.waiting:
+                writer.add(row)
+        committed = self.store.commit_of(SAMPLES, self.next_shard)
+        assert committed is not None, "open_shard ends with a commit, ours or another's"
+        self.next_shard += 1
+        ids = [row["sample_id"] for row in self.waiting]
+        if committed.ids_digest == ids_digest(ids):
+            self.num_added += len(ids)
+            theirs = set(ids)
+        else:
+            theirs = {row["sample_id"] for row in read_samples(self.store, committed)}
+        self.known |= theirs
+        self.waiting = [row for row in self.waiting if row["sample_id"] not in theirs]

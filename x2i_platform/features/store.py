@@ -18,6 +18,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from x2i_platform.config import differences, digest
 from x2i_platform.errors import StoreError
 from x2i_platform.features.files import Files
@@ -58,12 +60,19 @@ class Commit:
 
     @classmethod
     def from_json(cls, data: bytes, *, name: str) -> Commit:
-        """Parse a record. Raises StoreError naming it if it is damaged."""
+        """Parse a record. Raises StoreError naming it if it is damaged or another shard's."""
         try:
-            fields = json.loads(data)
-            return cls(**{**fields, "quarantined": tuple(fields["quarantined"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"commit record '{name}' is damaged ({error}); delete it and rerun precompute") from None
+            commit = _COMMIT.validate_json(data, strict=True)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(str(part) for part in problem["loc"]) or "content"
+            raise StoreError(f"commit record '{name}' is damaged ({where}: {problem['msg']}){cure(name)}") from None
+        if commit.record != name:
+            raise StoreError(f"commit record '{name}' is damaged (it is that of '{commit.record}'){cure(name)}")
+        return commit
+
+
+_COMMIT = TypeAdapter(Commit)
 
 
 @dataclass(frozen=True)
@@ -83,8 +92,8 @@ class Manifest:
         return {commit.shard: commit for commit in self.commits if commit.table == table}
 
     def complete_shards(self) -> list[int]:
-        """Shards that every feature table holds, sorted."""
-        return sorted(set.intersection(*(set(self.of(table)) for table in FEATURE_TABLES)))
+        """Planned shards that every feature table holds, sorted."""
+        return sorted(set.intersection(*(set(self.of(table)) for table in (SAMPLES, *FEATURE_TABLES))))
 
     def quarantined(self) -> set[str]:
         """Ids that some table could not hold."""
@@ -148,9 +157,11 @@ class FeatureStore:
 
     def commits(self, tables: Iterable[str] = (SAMPLES, *FEATURE_TABLES)) -> list[Commit]:
         """All commits of the tables, in order of table and shard."""
-        names = [name for table in tables for name in self.files.names(f"commits/{table}", suffix=".json")]
+        ranks = {table: rank for rank, table in enumerate(tables)}
+        names = [name for table in ranks for name in self.files.names(f"commits/{table}", suffix=".json")]
         contents = self.files.read_many(names)
-        return [Commit.from_json(data, name=name) for name, data in zip(names, contents, strict=True)]
+        found = [Commit.from_json(data, name=name) for name, data in zip(names, contents, strict=True)]
+        return sorted(found, key=lambda commit: (ranks[commit.table], commit.shard))
 
     def commit_of(self, table: str, shard: int) -> Commit | None:
         """The commit of one shard, if it is committed."""
@@ -162,10 +173,23 @@ class FeatureStore:
         return Manifest(self.fingerprint, tuple(self.commits()))
 
     def publish_manifest(self) -> Manifest:
-        """Write `manifest.json` for people and other tools."""
+        """Write `manifest.json` for people and other tools, and drop data files that nothing can commit any more."""
         manifest = self.manifest()
+        self._drop_leftovers(manifest)
         self.files.publish(MANIFEST_FILE, json.dumps(manifest.summary(), indent=1).encode())
         return manifest
+
+    def _drop_leftovers(self, manifest: Manifest) -> None:
+        """Whoever reads `TABLE/*.parquet` without us must not meet a shard twice.
+
+        A killed writer leaves a file without a commit; once another writer has committed that shard, the file is waste.
+        """
+        for table in (SAMPLES, *FEATURE_TABLES):
+            committed = {f"{shard:06d}": commit.file for shard, commit in manifest.of(table).items()}
+            for name in self.files.names(table, suffix=".parquet"):
+                shard = name.removeprefix(f"{table}/").partition("-")[0]
+                if committed.get(shard, name) != name:
+                    self.files.remove(name)
 
 
 def record_name(table: str, shard: int) -> str:
@@ -173,14 +197,26 @@ def record_name(table: str, shard: int) -> str:
     return f"commits/{table}/{shard:06d}.json"
 
 
+def cure(record: str) -> str:
+    """What to do about a shard that went bad. A plan can't be made again: the other tables are cut like it."""
+    if record.startswith(f"commits/{SAMPLES}/"):
+        return "; restore it from a copy, or make a new store"
+    return f"; delete '{record}' and rerun precompute"
+
+
 def _read_header(files: Files) -> Fingerprint | None:
     if not files.exists(STORE_FILE):
         return None
+    damaged = StoreError(f"'{files.path(STORE_FILE)}' is damaged: expected JSON with format and fingerprint")
     try:
         header = json.loads(files.read(STORE_FILE))
-        version, fingerprint = header["format"], header["fingerprint"]
-    except (ValueError, KeyError, TypeError):
-        raise StoreError(f"'{files.path(STORE_FILE)}' is damaged: expected JSON with format and fingerprint") from None
-    if version != FORMAT:
-        raise StoreError(f"store '{files.url}' has format {version}; this version reads format {FORMAT}")
-    return dict(fingerprint)
+    except ValueError:
+        raise damaged from None
+    if not isinstance(header, dict) or "format" not in header:
+        raise damaged
+    if header["format"] != FORMAT:
+        raise StoreError(f"store '{files.url}' has format {header['format']}; this version reads format {FORMAT}")
+    fingerprint = header.get("fingerprint")
+    if not isinstance(fingerprint, dict) or not all(isinstance(part, dict) for part in fingerprint.values()):
+        raise damaged
+    return fingerprint

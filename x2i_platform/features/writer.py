@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from x2i_platform.features.codec import Blob
-from x2i_platform.features.files import Files
+from x2i_platform.features.files import Files, explained
 from x2i_platform.features.schema import BLOB_COLUMNS, SCHEMAS, ids_digest
 from x2i_platform.features.store import Commit, FeatureStore
 
@@ -55,7 +55,9 @@ class ShardWriter:
     def flush(self) -> None:
         """Write the buffered rows as one row group."""
         if self._rows:
-            self._parquet.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMAS[self.table]))
+            rows = pa.Table.from_pylist(self._rows, schema=SCHEMAS[self.table])
+            with explained("write", f"shard {self.shard} of table {self.table}"):
+                self._parquet.write_table(rows)
         self._rows, self._buffered = [], 0
 
 
@@ -89,7 +91,8 @@ def open_shard(store: FeatureStore, *, table: str, shard: int) -> Iterator[Shard
 def publish_quarantine(files: Files, rows: Sequence[Row], *, name: str) -> None:
     """Write quarantined rows as JSON Lines. The name is derived from what was read, so a second run writes it again."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    files.publish(f"quarantine/{name}.jsonl", text.encode())
+    # A lone surrogate, which UTF-8 can't hold, becomes the JSON escape of itself.
+    files.publish(f"quarantine/{name}.jsonl", text.encode(errors="backslashreplace"))
 
 
 def tensor_columns(blob: Blob) -> Row:
@@ -110,10 +113,11 @@ def _publish(files: Files, scratch: Path, *, commit: Commit, quarantined: Sequen
         files.remove(commit.file)
 
 
-def _parquet_writer(path: Path, *, table: str) -> pq.ParquetWriter:
+@contextmanager
+def _parquet_writer(path: Path, *, table: str) -> Iterator[pq.ParquetWriter]:
     schema = SCHEMAS[table]
     plain = [name for name in schema.names if name not in BLOB_COLUMNS]
-    return pq.ParquetWriter(
+    parquet = pq.ParquetWriter(
         path,
         schema,
         compression="zstd",
@@ -122,6 +126,11 @@ def _parquet_writer(path: Path, *, table: str) -> pq.ParquetWriter:
         write_statistics=plain,
         write_page_checksum=True,
     )
+    try:
+        yield parquet
+    finally:
+        with explained("write", str(path)):
+            parquet.close()
 
 
 def _sha256(path: Path) -> str:

@@ -1,0 +1,340 @@
+"""Every record of every kind of captions file comes out once, as a caption or as the reason why it isn't one."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import tracemalloc
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from x2i_platform import captions
+from x2i_platform.captions import MAX_CAPTION_CHARS, MAX_LINE_BYTES, Record, read_captions
+from x2i_platform.errors import InputError
+
+
+def read(path: Path | str, *, column: str | None = None, limit: int | None = None) -> list[tuple[int, str]]:
+    """Line and caption, or line and `!reason`, of every record."""
+    return [(r.line, r.caption if r.caption is not None else f"!{r.reason}") for r in all_of(path, column, limit)]
+
+
+def all_of(path: Path | str, column: str | None = None, limit: int | None = None) -> list[Record]:
+    return list(read_captions(str(path), column=column, limit=limit))
+
+
+def written(path: Path, content: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+TEXT = b"\n".join(
+    [
+        b"\xef\xbb\xbfa red circle",
+        b"",
+        b"  two green squares \r",
+        b"na\xefve",
+        b"nul\0",
+        b"\t\xc2\xa0",
+        "三个蓝色三角形".encode(),
+        b'"quoted", with a comma\tand a tab',
+        b"the last line has no end",
+    ]
+)
+TEXT_RECORDS = [
+    (1, "a red circle"),
+    (2, "!empty line"),
+    (3, "two green squares"),
+    (4, "!not UTF-8 at byte 2 of the line"),
+    (5, "!caption holds a NUL or a lone surrogate, which is no text"),
+    (6, "!empty line"),
+    (7, "三个蓝色三角形"),
+    (8, '"quoted", with a comma\tand a tab'),
+    (9, "the last line has no end"),
+]
+
+
+def test_text(tmp_path: Path) -> None:
+    path = written(tmp_path / "captions.txt", TEXT)
+    assert read(path) == TEXT_RECORDS
+    assert {record.source for record in all_of(path)} == {str(path)}
+    assert read(path, limit=4) == TEXT_RECORDS[:4]
+    assert read(path, limit=0) == []
+    assert read(path, limit=99) == TEXT_RECORDS
+    assert read(written(tmp_path / "empty.txt", b"")) == []
+
+
+@pytest.mark.parametrize("name", ["captions.txt.gz", "CAPTIONS.TXT.GZ"])
+def test_gzipped_text(tmp_path: Path, name: str) -> None:
+    # Two members, as `cat a.gz b.gz` makes them.
+    assert read(written(tmp_path / name, gzip.compress(TEXT[:40]) + gzip.compress(TEXT[40:]))) == TEXT_RECORDS
+
+
+def test_a_truncated_or_damaged_gzip_is_refused_by_name(tmp_path: Path) -> None:
+    whole = gzip.compress(b"".join(b"caption %d\n" % i for i in range(5000)))
+    wrong_sum = whole[:-8] + b"\1" * 8
+    for content in (whole[:-20], whole[: len(whole) // 2], b"no gzip at all", whole + b"garbage", wrong_sum):
+        path = written(tmp_path / "captions.txt.gz", content)
+        with pytest.raises(InputError, match=r"captions.txt.gz' can't be read") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_endless_line_is_one_record_and_never_held_whole(tmp_path: Path) -> None:
+    refused = f"!line longer than {MAX_LINE_BYTES} bytes"
+    lines = [b"first", b"x" * (2 * MAX_LINE_BYTES), b"x" * MAX_LINE_BYTES, b"y" * (MAX_LINE_BYTES - 1), b"last"]
+    records = [
+        (1, "first"),
+        (2, refused),
+        (3, refused),
+        (4, f"!caption of {MAX_LINE_BYTES - 1} characters; at most {MAX_CAPTION_CHARS}"),
+        (5, "last"),
+    ]
+    assert read(written(tmp_path / "a.txt", b"\n".join(lines))) == records
+    assert read(written(tmp_path / "b.txt", b"first\n" + b"x" * MAX_LINE_BYTES)) == [(1, "first"), (2, refused)]
+    assert read(written(tmp_path / "c.tsv", b"text\n" + b"\n".join(lines[:2] + lines[-1:]))) == [
+        (2, "first"),
+        (3, refused),
+        (4, "last"),
+    ]
+    bomb = gzip.compress(b"first\n" + bytes(12 * MAX_LINE_BYTES) + b"\nlast\n")
+    path = written(tmp_path / "d.txt.gz", bomb)
+    tracemalloc.start()
+    try:
+        assert read(path) == [(1, "first"), (2, refused), (3, "last")]
+        assert tracemalloc.get_traced_memory()[1] < 6 * MAX_LINE_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+JSON_LINES = [
+    ('{"caption": "a red circle", "id": 1}', "a red circle"),
+    ('{"id": 2, "Prompt": " two squares "}', "two squares"),
+    ('"a bare string"', "a bare string"),
+    ('{"text": "a", "prompt": "the better column"}', "the better column"),
+    ("", "!empty line"),
+    ('{"caption": "cut', "!not JSON"),
+    ('{"caption": 3}', "!caption is int, not text"),
+    ('{"caption": null}', "!caption is NoneType, not text"),
+    ('{"captions": ["a", "b"]}', "!caption is list, not text"),
+    ("[1, 2]", "!caption is list, not text"),
+    ('{"caption": ""}', "!empty line"),
+    ('{"caption": "\\u0000"}', "!caption holds a NUL"),
+    ('{"caption": "half \\ud83d a pair"}', "!caption holds a NUL or a lone surrogate"),
+    ('{"caption": "whole pair \\ud83d\\ude00"}', "whole pair 😀"),
+    ('{"caption": "two\\nlines"}', "two\nlines"),
+    ('{"other": "x", "third": "y"}', "!no key caption or prompt or text among other, third"),
+    ('{"\\ud800": "x"}', "!no key caption or prompt or text among \\ud800"),
+    ("{}", "!no key caption or prompt or text among none"),
+    ("[" * 100_000, "!not JSON"),
+    ("9" * 5000, "!not JSON"),
+]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_json_lines(tmp_path: Path, packed: bool) -> None:
+    content = b"\xef\xbb\xbf" + "\n".join(line for line, _ in JSON_LINES).encode() + b"\n\xff\n"
+    path = written(tmp_path / f"c.jsonl{'.gz' * packed}", gzip.compress(content) if packed else content)
+    records = read(path)
+    assert [line for line, _ in records] == list(range(1, len(JSON_LINES) + 2))
+    for (line, found), (_, wanted) in zip(records, JSON_LINES, strict=False):
+        assert found.startswith(wanted), line
+        assert wanted.startswith("!") or found == wanted
+    assert records[-1][1] == "!not UTF-8 at byte 0 of the line"
+
+
+def test_a_named_json_key_is_taken_and_no_other(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.jsonl", '{"caption": "a", "de": "ein Kreis"}\n{"caption": "b"}\n')
+    assert read(path, column="de") == [(1, "ein Kreis"), (2, "!no key de among caption")]
+
+
+CSV = (
+    "\ufeffid, Caption ,note\r\n"
+    "1,a red circle,x\r\n"
+    '2,"two squares, one ""big""\r\non two lines",y\r\n'
+    "\r\n"
+    "4,,z\r\n"
+    "5\r\n"
+    '6,a sign that says "STOP" in red,\r\n'
+    "7,café,\r\n"
+)
+CSV_RECORDS = [
+    (2, "a red circle"),
+    (3, 'two squares, one "big"\r\non two lines'),
+    (5, "!empty line"),
+    (6, "!empty line"),
+    (7, "!only 1 columns; the caption is in column 2"),
+    (8, 'a sign that says "STOP" in red'),
+    (9, "café"),
+]
+
+
+def test_csv_with_a_mark_and_quoted_line_breaks(tmp_path: Path) -> None:
+    assert read(written(tmp_path / "c.csv", CSV)) == CSV_RECORDS
+    assert read(written(tmp_path / "c.csv.gz", gzip.compress(CSV.encode()))) == CSV_RECORDS
+    assert read(tmp_path / "c.csv", limit=2) == CSV_RECORDS[:2]
+    assert read(tmp_path / "c.csv", column="note")[0] == (2, "x")
+    bad_byte = CSV.encode().replace("café".encode(), b"caf\xe9")
+    assert read(written(tmp_path / "d.csv", bad_byte)) == [*CSV_RECORDS[:-1], (9, "!not UTF-8")]
+    assert read(tmp_path / "d.csv", column="note")[-1] == (9, "!empty line")
+    assert read(written(tmp_path / "mac.csv", "text\ra\rb\r")) == [(2, "a"), (3, "b")]
+    assert read(written(tmp_path / "only.csv", "text\n")) == []
+    assert read(written(tmp_path / "empty.csv", "")) == []
+
+
+def test_a_long_csv_field_is_refused_and_its_neighbours_are_kept(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.csv", f'text\na\n"{"x" * 200_000}"\nb\n')
+    assert read(path) == [(2, "a"), (3, f"!caption of 200000 characters; at most {MAX_CAPTION_CHARS}"), (4, "b")]
+
+
+@pytest.mark.parametrize(
+    ("rows", "line"),
+    [
+        (["a", '"left open', "b", "c"], 3),  # would swallow every record to the end of the file
+        (["a", '"STOP" sign', "b"], 3),
+        (["a", '"left open'] + ["x" * 1000] * 5000, 3),
+    ],
+)
+def test_a_csv_whose_quotes_would_swallow_records_is_refused(tmp_path: Path, rows: list[str], line: int) -> None:
+    path = written(tmp_path / "c.csv", "\n".join(["text", *rows]) + "\n")
+    with pytest.raises(InputError, match=rf"c.csv', line {line}: .*quote"):
+        read(path)
+
+
+def test_an_endless_csv_line_is_an_error_with_its_number(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.csv", b"text\na\n" + b"x" * (MAX_LINE_BYTES + 1))
+    with pytest.raises(InputError, match=r"c.csv', line 3: longer than"):
+        read(path)
+
+
+def test_tsv_keeps_quotes_literally(tmp_path: Path) -> None:
+    content = 'Prompt\tCategory\n"a red circle\tx\nsays "hi"\ty\n\n\tz\nlone\rreturn\tq\nshort\n'
+    path = written(tmp_path / "c.tsv", b"\xef\xbb\xbf" + content.encode() + b"b\xffd\tx\n")
+    assert read(path) == [
+        (2, '"a red circle'),
+        (3, 'says "hi"'),
+        (4, "!empty line"),
+        (5, "!empty line"),
+        (6, "lone\rreturn"),
+        (7, "short"),
+        (8, "!not UTF-8 at byte 1 of the line"),
+    ]
+    assert read(path, column="Category")[-2] == (7, "!only 1 columns; the caption is in column 2")
+    assert read(written(tmp_path / "empty.tsv", "")) == []
+    with pytest.raises(InputError, match="its header is not UTF-8"):
+        read(written(tmp_path / "bad.tsv", b"\xff\ttext\na\tb\n"))
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int8(), pa.string())])
+def test_parquet(tmp_path: Path, kind: pa.DataType) -> None:
+    values = ["a red circle", None, " ", "x" * (MAX_CAPTION_CHARS + 1), "bad\0", "last"]
+    texts = pa.array(values).cast(kind)
+    table = pa.table({"id": list(range(6)), "Prompt": texts, "url": pa.array(["u"] * 6)})
+    path = tmp_path / "c.parquet"
+    pq.write_table(table, path, row_group_size=2)
+    assert read(path) == [
+        (1, "a red circle"),
+        (2, "!caption is NoneType, not text"),
+        (3, "!empty line"),
+        (4, f"!caption of {MAX_CAPTION_CHARS + 1} characters; at most {MAX_CAPTION_CHARS}"),
+        (5, "!caption holds a NUL or a lone surrogate, which is no text"),
+        (6, "last"),
+    ]
+    assert read(path, column="url") == [(row, "u") for row in range(1, 7)]
+
+
+def test_parquet_bytes_that_are_no_text_and_files_that_are_no_parquet(tmp_path: Path) -> None:
+    raw = pa.array([b"ok", b"b\xffd", b"fine"])
+    careless = pa.Array.from_buffers(pa.string(), 3, raw.buffers())  # not all of them UTF-8, and marked as text
+    pq.write_table(pa.table({"text": careless}), tmp_path / "c.parquet")
+    assert read(tmp_path / "c.parquet") == [(1, "ok"), (2, "!not UTF-8"), (3, "fine")]
+    pq.write_table(pa.table({"text": [1, 2]}), tmp_path / "ints.parquet")
+    with pytest.raises(InputError, match="column 'text' holds int64, not text"):
+        read(tmp_path / "ints.parquet")
+    whole = (tmp_path / "c.parquet").read_bytes()
+    for damaged in (b"", b"PAR1", whole[:-10], whole[:20]):
+        with pytest.raises(InputError, match=r"damaged.parquet' can't be read"):
+            read(written(tmp_path / "damaged.parquet", damaged))
+
+
+def test_a_missing_column_is_an_error_that_lists_the_columns(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"url": ["x"], "width": [1]}), tmp_path / "c.parquet")
+    for path in (tmp_path / "c.parquet", written(tmp_path / "c.csv", "url,width\nx,1\n")):
+        with pytest.raises(InputError, match=r"no column named caption, prompt, text; name it by --column; .*url, w"):
+            read(path)
+        with pytest.raises(InputError, match="no column 'caption'; its columns: url, width"):
+            read(path, column="caption")
+    strange = written(tmp_path / "d.csv", b"\xff\xfe,w\nx,1\n")
+    with pytest.raises(InputError) as caught:
+        read(strange)
+    assert str(caught.value).encode(), "can be printed"
+    with pytest.raises(InputError, match="is plain text and has no column 'x'"):
+        read(written(tmp_path / "c.txt", "a\n"), column="x")
+
+
+def test_folders_and_globs_read_every_file_once_in_order_of_name(tmp_path: Path) -> None:
+    folder = tmp_path / "some [odd] folder"
+    written(folder / "b.txt", "third\n")
+    written(folder / "a.txt.gz", gzip.compress(b"first\nsecond\n"))
+    written(folder / "sub" / "c.jsonl", '{"prompt": "fourth"}\n')
+    written(folder / "readme.md", "no captions")
+    written(folder / "packed.txt.bz2", bz2.compress(b"no captions"))
+    records = all_of(folder)
+    assert [record.caption for record in records] == ["first", "second", "third", "fourth"]
+    assert [Path(record.source).name for record in records] == ["a.txt.gz", "a.txt.gz", "b.txt", "c.jsonl"]
+    assert [record.line for record in records] == [1, 2, 1, 1]
+    assert read(folder, limit=3) == [(1, "first"), (2, "second"), (1, "third")]
+    plain = tmp_path / "plain"
+    for name in ("x1.txt", "x2.txt", "y1.txt"):
+        written(plain / name, f"{name}\n")
+    assert read(plain / "x*.txt") == [(1, "x1.txt"), (1, "x2.txt")]
+    assert read(plain / "?1.txt") == [(1, "x1.txt"), (1, "y1.txt")]
+    assert read(tmp_path / "**" / "y1.txt") == [(1, "y1.txt")]
+    assert read(f"file://{plain}/x1.txt") == [(1, "x1.txt")]
+
+
+def test_what_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    written(tmp_path / "captions.md", "a\n")
+    for path, message in [
+        (tmp_path / "no.txt", "not found: no such file, folder or match"),
+        (tmp_path / "*.txt", "not found: no such file, folder or match"),
+        (tmp_path / "nothing", "not found"),
+        (tmp_path / "captions.md", "no file ends in .txt, .jsonl, .csv, .tsv, .parquet, with or without .gz"),
+        ("nosuch://bucket/captions.txt", "can't read captions 'nosuch://bucket/captions.txt'"),
+    ]:
+        with pytest.raises(InputError, match=message.replace("*", r"\*")) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+    (tmp_path / "dangling.txt").symlink_to(tmp_path / "gone.txt")
+    written(tmp_path / "z.txt", "a\n")
+    with pytest.raises(InputError, match=r"dangling.txt' can't be read"):
+        read(tmp_path / "*.txt")
+
+
+def test_a_file_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    Path(f"{tmp_path}/caf\udce9.txt").write_text("a\n")
+    with pytest.raises(InputError, match="its name is not UTF-8") as caught:
+        read(tmp_path)
+    assert str(caught.value).encode(), "can be printed"
+
+
+def test_a_vanishing_file_is_an_error_not_a_gap(tmp_path: Path) -> None:
+    written(tmp_path / "a.txt", "a\n")
+    second = written(tmp_path / "b.txt", "b\n")
+    records = read_captions(str(tmp_path))
+    assert next(records).caption == "a"
+    second.unlink()
+    with pytest.raises(InputError, match=r"b.txt' can't be read"):
+        list(records)
+
+
+def test_reasons_fit_a_line(tmp_path: Path) -> None:
+    wide = {f"key {i}": i for i in range(10_000)}
+    (record,) = all_of(written(tmp_path / "c.jsonl", json.dumps(wide)))
+    assert record.reason
+    assert len(record.reason) < 2 * captions.SHOWN_CHARS

@@ -1,0 +1,42 @@
+"""From records to samples: every caption gets an id, its duplicates fall away, and what became of each line is counted.
+
+Imports no torch, so captions can be counted for a plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from x2i_platform.captions import Record
+from x2i_platform.features.schema import sample_id
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Intake:
+    """What became of the records read: `lines == len(samples) + duplicates + len(refused)`."""
+
+    lines: int = 0
+    duplicates: int = 0
+    refused: list[Row] = field(default_factory=list)
+    samples: set[str] = field(default_factory=set)
+    """Ids of the distinct captions read, whether they are new to the store or known."""
+    new_samples: int = 0
+
+
+def unique_samples(records: Iterable[Record], *, intake: Intake) -> Iterator[Row]:
+    """Rows for table `samples`, each caption once; counts and bad records go to `intake`."""
+    for record in records:
+        intake.lines += 1
+        if record.caption is None:
+            intake.refused.append({"source": record.source, "line": record.line, "reason": record.reason})
+            continue
+        row = {"sample_id": sample_id(record.caption), "caption": record.caption}
+        if row["sample_id"] in intake.samples:
+            intake.duplicates += 1
+            continue
+        intake.samples.add(row["sample_id"])
+        yield {**row, "source": record.source, "line": record.line}
