@@ -6,7 +6,6 @@ bug or a failed machine, 2 a user's mistake, 130 interrupted.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from click.exceptions import Abort, ClickException
 
 from pipelines import RECIPES
 from x2i_platform.config import Recipe
@@ -26,11 +24,15 @@ from x2i_platform.recipes import load, shipped_names
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_LOG_LEVEL": "ERROR",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # at ERROR it prints the traceback of what is raised anyway
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's C++ side warns on stderr of what it retries by itself
     "RAY_TRAIN_V2_ENABLED": "1",
 }
 """Read by the libraries when they are imported, so it is set before. A user's own setting wins."""
+
+NAME = "x2i-platform"
+INTERRUPTED = 130
+"""Exit code of Ctrl-C, which typer may turn into a return value before we see it."""
 
 app = typer.Typer(
     help="Distil AlignNet and generate images from any prompt a multimodal LLM understands.",
@@ -143,13 +145,14 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Copies of the models.")] = 1,
     num_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs a replica; default: the model's recipe.")] = None,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; one more is answered 503.")] = 64,
     tracking_uri: TrackingUri = None,
     address: Address = None,
 ) -> None:
     """Serve a model over HTTP in OpenAI's images schema, until Ctrl-C."""
     from pipelines import serve as flow
 
-    endpoint = flow.Endpoint(host=host, port=port, replicas=replicas, num_gpus=num_gpus)
+    endpoint = flow.Endpoint(host=host, port=port, replicas=replicas, num_gpus=num_gpus, queue=queue)
     flow.run(
         model,
         endpoint,
@@ -205,6 +208,8 @@ def recipes(as_json: JsonFlag = False) -> None:
     """List the shipped recipes."""
     found = [load(name, shipped=RECIPES) for name in shipped_names(RECIPES)]
     rows = [{"recipe": r.name, "teacher": r.teacher.model, "mllm": r.mllm.model, "what": r.description} for r in found]
+    if not as_json:  # three long names side by side leave no room for what they are for
+        rows = [{"recipe": r["recipe"], "what": "{what}\n{teacher} + {mllm}".format(**r)} for r in rows]
     show_rows(rows, as_json=as_json)
 
 
@@ -221,7 +226,7 @@ def models(tracking_uri: TrackingUri = None, as_json: JsonFlag = False) -> None:
         for m in list_models(_tracking(tracking_uri))
     ]
     if as_json:
-        print(json.dumps({"known": known, "registered": registered}))  # noqa: T201
+        show({"known": known, "registered": registered}, title="models", as_json=True)
         return
     show_rows(known, as_json=False)
     show_rows(registered, as_json=False)
@@ -230,16 +235,24 @@ def models(tracking_uri: TrackingUri = None, as_json: JsonFlag = False) -> None:
 def main() -> None:
     """Entry point: our errors are one line and exit code 2; anything else is a bug and shows its traceback."""
     try:
-        sys.exit(app(standalone_mode=False))
+        code = app(prog_name=NAME, standalone_mode=False)
     except X2IError as error:
         fail(str(error))
-        sys.exit(2)
-    except ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, Abort):
-        err.print("interrupted; what is finished is kept: run the same command again to continue")
-        sys.exit(130)
+        code = 2
+    except typer.TyperException as error:  # the words of the command line itself; empty where help was printed instead
+        if message := error.format_message():
+            fail(f"{message.rstrip('.')}; see '{_command_path(error)} --help'")
+        code = error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    if code == INTERRUPTED:
+        err.print("interrupted; what is finished is kept: run the same command again to continue", soft_wrap=True)
+    sys.exit(code)
+
+
+def _command_path(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    return context.command_path if context else NAME
 
 
 def _load(name: str, overrides: list[str] | None) -> Recipe:
@@ -256,3 +269,7 @@ def _resolve(model: str, tracking_uri: str | None) -> Path:
     from x2i_platform.registry.models import resolve
 
     return resolve(model, tracking_uri=_tracking(tracking_uri))
+
+
+if __name__ == "__main__":
+    main()

@@ -18,11 +18,12 @@ import ray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
 
-from pipelines.ray_session import Need, ray_session
+from pipelines.ray_session import Need, bounded_restarts, explained, ray_session
 from x2i_platform import fingerprint
 from x2i_platform.config import GenerateConfig, Recipe, digest
-from x2i_platform.errors import InputError
+from x2i_platform.errors import X2IError, from_text, to_text
 from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.features.files import Files
 from x2i_platform.models.devices import choose_device
@@ -63,7 +64,7 @@ def run(
     recipe = override(read_recipe(folder), overrides)
     lines = list(read_requests(requests))
     files = Files(out)
-    model_digest = digest([identity(str(folder.absolute())), fingerprint.generation(recipe)])
+    model_digest = digest([identity(str(folder.absolute())), fingerprint.generation(recipe), recipe.alignnet.padding])
     planned = [_planned(line, defaults=recipe.generate, model_digest=model_digest) for line in lines if line.request]
     present = set(files.names("images", suffix=".png"))
     missing = [row for row in planned if row["file"] not in present]
@@ -92,20 +93,28 @@ class GeneratorActor:
 
     def __init__(self, folder: str, *, recipe: dict[str, Any], out: str) -> None:
         chosen = Recipe.model_validate(recipe)
-        self.generator = Generator.load(Path(folder), recipe=chosen, device=choose_device(chosen.run.generate.num_gpus))
-        self.files = Files(out)
+        self.refusal, self.files = "", Files(out)
+        try:
+            device = choose_device(chosen.run.generate.num_gpus)
+            self.generator = Generator.load(Path(folder), recipe=chosen, device=device)
+        except X2IError as error:
+            self.refusal = to_text(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Make a batch of images; a line that fails is tried alone, so that it takes no neighbour with it."""
+        """Make a batch of images. What stops the run travels in the rows too: Ray would send it as a traceback."""
         rows = [json.loads(row) for row in batch["row"]]
-        return {"line": [row["line"] for row in rows], "error": self._make(rows)}
+        errors = [""] * len(rows) if self.refusal else self._make(rows)
+        return {"line": [row["line"] for row in rows], "error": errors, "refusal": [self.refusal] * len(rows)}
 
     def _make(self, rows: list[dict[str, Any]]) -> list[str]:
+        """Why each row failed. A line that fails is tried alone, so that it takes no neighbour with it."""
         wanted = [ImageRequest(row["prompt"], row["seed"], GenerateConfig(**row["settings"])) for row in rows]
         try:
             images = self.generator.generate(wanted)
-        except (InputError, ValueError) as error:
-            return [str(error)] if len(rows) == 1 else [message for row in rows for message in self._make([row])]
+        except (X2IError, ValueError, RuntimeError) as error:  # a canvas too large for the GPU is a RuntimeError
+            if len(rows) > 1:
+                return [message for row in rows for message in self._make([row])]
+            return [" ".join(f"{'' if isinstance(error, X2IError) else type(error).__name__} {error}".split())]
         for row, image in zip(rows, images, strict=True):
             self.files.publish(row["file"], png_bytes(image, row))
         return [""] * len(rows)
@@ -155,22 +164,32 @@ def _make(
         compute=ActorPoolStrategy(size=pool.actors),
         num_cpus=pool.num_cpus,
         num_gpus=pool.num_gpus,
+        ray_remote_args_fn=bounded_restarts,
     )
     failed = {}
-    for done, result in enumerate(dataset.iter_rows(), start=1):
-        if result["error"]:
-            failed[int(result["line"])] = str(result["error"])
-        on_progress(done, len(rows))
+    try:
+        for done, result in enumerate(dataset.iter_rows(), start=1):
+            if result["refusal"]:
+                raise from_text(str(result["refusal"]))
+            if result["error"]:
+                failed[int(result["line"])] = str(result["error"])
+            on_progress(done, len(rows))
+    except RayError as error:
+        raise explained(error) from None
     return failed
 
 
 def _write_results(files: Files, rows: list[dict[str, Any]], *, errors: dict[int, str | None], requests: str) -> None:
-    index = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    files.publish(INDEX_FILE, index.encode())
+    files.publish(INDEX_FILE, _json_lines(rows))
     refused = [{"source": requests, "line": line, "error": reason} for line, reason in sorted(errors.items())]
-    files.publish(ERRORS_FILE, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in refused).encode())
+    files.publish(ERRORS_FILE, _json_lines(refused))
     if rows:
         shown = [(row["prompt"], [Image.open(io.BytesIO(files.read(row["file"])))]) for row in rows[:SHEET_IMAGES]]
         buffer = io.BytesIO()
         contact_sheet(shown, columns=["image"], pairs_across=4).save(buffer, format="png")
         files.publish(SHEET_FILE, buffer.getvalue())
+
+
+def _json_lines(rows: Sequence[dict[str, Any]]) -> bytes:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return text.encode(errors="backslashreplace")  # half a surrogate pair goes back to the escape it came in as

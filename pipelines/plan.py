@@ -1,21 +1,22 @@
 """What a recipe costs before anything runs: bytes, FLOPs, GPU-hours, money.
 
-Sizes come from the models' configs, FLOPs from their formulas; the number of MLLM tokens in a caption is a guess from its
-length, and so are the rows of table `mllm`.
+Sizes come from the models' configs, FLOPs from their formulas; the number of MLLM tokens in a caption is a guess from
+its length, and so are the rows of table `mllm`. Imports no torch.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from x2i_platform.captions import read_captions
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError
-from x2i_platform.features.planning import Intake, unique_samples
+from x2i_platform.features.intake import Intake, unique_samples
 from x2i_platform.features.schema import MLLM, TARGETS, TEXT
 from x2i_platform.models import flops
-from x2i_platform.models.catalog import mllm_entry, teacher_entry
+from x2i_platform.models.catalog import MLLMEntry, TeacherEntry, mllm_entry, teacher_entry
 from x2i_platform.models.taps import select_taps
 from x2i_platform.recipes import nearest
 
@@ -48,6 +49,8 @@ class Plan:
 
     recipe: str
     rows: int
+    caption_chars: float
+    """Mean length of a caption, from which its tokens are guessed."""
     tables: tuple[TablePlan, ...]
     total_bytes: int
     teacher_flops: int
@@ -74,14 +77,18 @@ def plan_recipe(
     """Price a recipe for a number of captions. Raises ConfigError for an unknown GPU or model."""
     if gpu not in GPUS:
         raise ConfigError(f"unknown GPU '{gpu}'{nearest(gpu, GPUS)}")
-    tables = tuple(TablePlan(table, size, size * rows) for table, size in _bytes_per_row(recipe, caption_chars).items())
-    teacher, student = _teacher_flops(recipe, caption_chars), _student_flops(recipe)
+    tables = tuple(
+        TablePlan(table, size, size * rows)
+        for table, size in _bytes_per_row(recipe, caption_chars=caption_chars).items()
+    )
+    teacher, student = _teacher_flops(recipe, caption_chars=caption_chars), _student_flops(recipe)
     train_samples = recipe.train.steps * recipe.train.batch_size
     flops_per_hour = GPUS[gpu] * 1e12 * MFU * 3600
     precompute_hours, train_hours = rows * teacher / flops_per_hour, train_samples * student / flops_per_hour
     return Plan(
         recipe=recipe.name,
         rows=rows,
+        caption_chars=caption_chars,
         tables=tables,
         total_bytes=sum(table.total_bytes for table in tables),
         teacher_flops=teacher,
@@ -102,16 +109,30 @@ def require_budget(plan: Plan, *, recipe: Recipe) -> None:
     if plan.total_bytes <= budget:
         return
     largest = max(plan.tables, key=lambda table: table.total_bytes)
-    fits = budget * plan.rows // plan.total_bytes
-    advice = {
-        TARGETS: "fewer targets.image_tokens, targets.text_tokens or targets.taps, or targets.codec=int8",
-        MLLM: "an MLLM of fewer layers or a shorter mllm.template",
-        TEXT: "fewer captions",
-    }[largest.table]
+    rows = budget * plan.rows // plan.total_bytes
+    fits = [
+        *_fitting_targets(plan, recipe=recipe),
+        *([f"--limit {rows}"] if rows else []),
+        "a larger store.byte_budget",
+    ]
     raise ConfigError(
         f"the store would take {plan.total_bytes:,} bytes, store.byte_budget is {budget:,}; table '{largest.table}' "
-        f"takes {largest.total_bytes / plan.total_bytes:.0%}. What would fit: {advice}; --limit {fits}; or a larger budget"
+        f"takes {largest.total_bytes / plan.total_bytes:.0%}. What would fit: {'; or '.join(fits)}"
     )
+
+
+def _fitting_targets(plan: Plan, *, recipe: Recipe) -> Iterator[str]:
+    """The mildest change to the targets that fits the budget, as `--set` options; nothing where none does."""
+    text, image = _kept(recipe)
+    for halvings in range(max(text, image).bit_length()):
+        change: dict[str, str | int] = {} if recipe.targets.codec == "int8" else {"codec": "int8"}
+        if halvings:
+            change |= {"text_tokens": max(1, text >> halvings), "image_tokens": max(1, image >> halvings)}
+        smaller = recipe.model_copy(update={"targets": recipe.targets.model_copy(update=change)})
+        total = plan_recipe(smaller, rows=plan.rows, caption_chars=plan.caption_chars).total_bytes
+        if total <= recipe.store.byte_budget:
+            yield " ".join(f"--set targets.{name}={value}" for name, value in change.items())
+            return
 
 
 @dataclass(frozen=True)
@@ -131,18 +152,25 @@ def count_captions(path: str, *, column: str | None = None) -> Counted:
     return Counted(len(chars), sum(chars) / len(chars))
 
 
-def mllm_tokens(recipe: Recipe, caption_chars: float) -> int:
-    """A guess of the tokens in a caption's prompt, never above what the recipe lets pass."""
+def mllm_tokens(recipe: Recipe, *, caption_chars: float) -> int:
+    """A guess of the tokens the MLLM sees of a caption, never above what the recipe lets pass."""
+    if recipe.alignnet.padding == "reference":
+        return recipe.teacher.text_tokens
     template_chars = len(recipe.mllm.template.format(caption=""))
     guess = CHAT_TOKENS + math.ceil((template_chars + caption_chars) / CHARS_PER_TOKEN)
     return min(guess, recipe.mllm.max_tokens)
 
 
-def _bytes_per_row(recipe: Recipe, caption_chars: float) -> dict[str, int]:
-    teacher, mllm = teacher_entry(recipe.teacher.model), mllm_entry(recipe.mllm.model)
+def _entries(recipe: Recipe) -> tuple[TeacherEntry, MLLMEntry]:
+    teacher = teacher_entry(recipe.teacher.model, revision=recipe.teacher.revision)
+    return teacher, mllm_entry(recipe.mllm.model, revision=recipe.mllm.revision)
+
+
+def _bytes_per_row(recipe: Recipe, *, caption_chars: float) -> dict[str, int]:
+    teacher, mllm = _entries(recipe)
     dit, config = teacher.dit, recipe.teacher
     text = (config.text_tokens * dit.joint_dim + dit.pooled_dim) * DTYPE_BYTES[config.dtype]
-    tokens = config.text_tokens if recipe.alignnet.padding == "reference" else mllm_tokens(recipe, caption_chars)
+    tokens = mllm_tokens(recipe, caption_chars=caption_chars)
     states = mllm.dims.num_states * tokens * mllm.dims.hidden_size * DTYPE_BYTES[recipe.mllm.dtype]
     targets = sum(
         _tap_bytes(tap, recipe=recipe, width=dit.inner_dim) + ROW_OVERHEAD_BYTES
@@ -161,32 +189,34 @@ def _tap_bytes(tap: str, *, recipe: Recipe, width: int) -> int:
 
 def _kept(recipe: Recipe) -> tuple[int, int]:
     """Text and image tokens stored a caption."""
-    num_image = teacher_entry(recipe.teacher.model).dit.num_image_tokens(recipe.teacher.resolution)
-    text, image = recipe.targets.text_tokens, recipe.targets.image_tokens
-    num_text = recipe.teacher.text_tokens
-    return (num_text if text == "all" else min(text, num_text)), (
-        num_image if image == "all" else min(image, num_image)
-    )
+    have = {
+        "text_tokens": recipe.teacher.text_tokens,
+        "image_tokens": _entries(recipe)[0].dit.num_image_tokens(recipe.teacher.resolution),
+    }
+    asked = {name: getattr(recipe.targets, name) for name in have}
+    kept = {name: have[name] if count == "all" else min(count, have[name]) for name, count in asked.items()}
+    return kept["text_tokens"], kept["image_tokens"]
 
 
-def _teacher_flops(recipe: Recipe, caption_chars: float) -> int:
-    teacher, mllm = teacher_entry(recipe.teacher.model), mllm_entry(recipe.mllm.model)
+def _teacher_flops(recipe: Recipe, *, caption_chars: float) -> int:
+    teacher, mllm = _entries(recipe)
     image_tokens = teacher.dit.num_image_tokens(recipe.teacher.resolution)
     text_tokens = recipe.teacher.text_tokens
     return (
         flops.t5_forward(teacher.t5, tokens=text_tokens)
         + flops.dit_forward(teacher.dit, image_tokens=image_tokens, text_tokens=text_tokens)
-        + flops.mllm_prefill(mllm.dims, tokens=mllm_tokens(recipe, caption_chars))
+        + flops.mllm_prefill(mllm.dims, tokens=mllm_tokens(recipe, caption_chars=caption_chars))
     )
 
 
 def _student_flops(recipe: Recipe) -> int:
-    dit, mllm = teacher_entry(recipe.teacher.model).dit, mllm_entry(recipe.mllm.model).dims
+    teacher, mllm = _entries(recipe)
+    dit = teacher.dit
     sizes = {
         "image_tokens": dit.num_image_tokens(recipe.teacher.resolution),
         "text_tokens": recipe.teacher.text_tokens,
     }
     # Checkpointed blocks are computed a second time in the backward pass.
     forwards = 2 if recipe.train.gradient_checkpointing else 1
-    alignnet = flops.alignnet(recipe.alignnet, mllm=mllm, dit=dit, tokens=recipe.teacher.text_tokens)
+    alignnet = flops.alignnet(recipe.alignnet, mllm=mllm.dims, dit=dit, tokens=recipe.teacher.text_tokens)
     return forwards * flops.dit_forward(dit, **sizes) + flops.dit_backward_to_activations(dit, **sizes) + 3 * alignnet

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -17,17 +17,15 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from pipelines.plan import Plan, plan_recipe, require_budget
-from pipelines.ray_session import Need, ray_session
+from pipelines.ray_session import Need, bounded_restarts, explained, ray_session
 from x2i_platform import fingerprint
 from x2i_platform.captions import read_captions
 from x2i_platform.config import Recipe
-from x2i_platform.errors import InputError, X2IError
+from x2i_platform.errors import InputError, X2IError, from_text, to_text
 from x2i_platform.features.planning import Intake, plan_shards, unique_samples
 from x2i_platform.features.schema import FEATURE_TABLES, SAMPLES
 from x2i_platform.features.store import FeatureStore, Manifest
-from x2i_platform.stages import build_stage
 
-MANIFEST_EVERY_S = 30.0
 Progress = Callable[[int, int], None]
 """Called with samples done and samples to do."""
 
@@ -61,13 +59,20 @@ class Report:
 
 
 def estimate(recipe: Recipe, captions: Captions, *, store: str) -> tuple[Intake, Plan]:
-    """Read the captions and price the run. Raises what `run` would raise before starting; writes nothing."""
+    """Read the captions and price the run; writes nothing.
+
+    Raises InputError for captions that can't be used, StoreError for a store of another recipe, ConfigError for a store
+    that would outgrow its budget.
+    """
     FeatureStore.check(store, fingerprint=fingerprint.features(recipe))
     intake = Intake()
     chars = [len(row["caption"]) for row in unique_samples(_records(captions), intake=intake)]
     if not chars:
         raise InputError(f"captions '{captions.path}' hold no caption in {intake.lines} lines")
-    _require_few_refused(len(intake.refused), intake.lines, recipe=recipe, store=store)
+    if intake.refused:
+        first = intake.refused[0]
+        example = f"the first is {first['source']}:{first['line']}: {first['reason']}"
+        _require_few_refused(len(intake.refused), intake.lines, recipe=recipe, hint=example)
     plan = plan_recipe(recipe, rows=len(chars), caption_chars=sum(chars) / len(chars))
     require_budget(plan, recipe=recipe)
     return intake, plan
@@ -80,23 +85,18 @@ def run(recipe: Recipe, captions: Captions, *, store: str, address: str | None, 
     features = FeatureStore.create(store, fingerprint=fingerprint.features(recipe))
     features.files.sweep()
     intake = plan_shards(features, _records(captions), samples_per_shard=recipe.store.samples_per_shard)
-    before = features.manifest()
-    pending = _pending(before)
-    sizes = {shard: commit.samples for shard, commit in before.of(SAMPLES).items()}
-    total, done = sum(sizes[shard] for shard in pending), 0
-    if pending:
+    sizes = _pending(features.manifest())
+    done = 0
+    if sizes:
         with ray_session(address, need=_need(recipe)):
-            published = time.monotonic()
-            for shard in _compute(recipe, pending, store=store):
+            for shard in _compute(recipe, list(sizes), store=features.files.url):
                 done += sizes[shard]
-                on_progress(done, total)
-                if time.monotonic() - published > MANIFEST_EVERY_S:
-                    features.publish_manifest()
-                    published = time.monotonic()
+                on_progress(done, sum(sizes.values()))
     manifest = features.publish_manifest()
     seconds = time.monotonic() - started
-    report = _report(intake, manifest, store=store, computed=(len(pending), done), seconds=seconds)
-    _require_few_refused(report.quarantined, report.lines, recipe=recipe, store=store)
+    report = _report(intake, manifest, store=store, computed=(len(sizes), done), seconds=seconds)
+    hint = f"see '{store}/quarantine' for the reasons"
+    _require_few_refused(report.quarantined, report.lines, recipe=recipe, hint=hint)
     return report
 
 
@@ -104,18 +104,29 @@ class StageActor:
     """A stage inside a Ray actor: the model is loaded once, shards come and go."""
 
     def __init__(self, table: str, *, recipe: dict[str, Any], store: str) -> None:
-        self.stage = build_stage(table, recipe=Recipe.model_validate(recipe), store_url=store)
+        from x2i_platform.stages import build_stage  # loads diffusers and transformers, which only actors need
+
+        self.refusal = ""
+        try:
+            self.stage = build_stage(table, recipe=Recipe.model_validate(recipe), store_url=store)
+        except X2IError as error:
+            self.refusal = to_text(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Compute and commit one shard, and pass it on."""
-        self.stage.run(int(row["shard"]))
+        """Compute and commit one shard, and pass it on. An error travels in the row: Ray would send a traceback."""
+        if row["error"] or self.refusal:
+            return {**row, "error": row["error"] or self.refusal}
+        try:
+            self.stage.run(int(row["shard"]))
+        except X2IError as error:
+            return {**row, "error": to_text(error)}
         return row
 
 
 def _compute(recipe: Recipe, shards: list[int], *, store: str) -> Iterator[int]:
     """Send shards through all stages; yields each when its last table is committed."""
     # One block a shard: Ray would merge so few and small rows into one block, which one actor would get.
-    dataset = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
+    dataset = ray.data.from_items([{"shard": shard, "error": ""} for shard in shards], override_num_blocks=len(shards))
     for table in FEATURE_TABLES:
         resources = getattr(recipe.run, table)
         dataset = dataset.map(
@@ -125,29 +136,25 @@ def _compute(recipe: Recipe, shards: list[int], *, store: str) -> Iterator[int]:
             compute=ActorPoolStrategy(size=resources.actors),
             num_cpus=resources.num_cpus,
             num_gpus=resources.num_gpus,
+            ray_remote_args_fn=bounded_restarts,
         )
     try:
         for row in dataset.iter_rows():
+            if row["error"]:
+                raise from_text(row["error"])
             yield int(row["shard"])
     except RayError as error:
-        raise _ours(error) or error from None
-
-
-def _ours(error: BaseException | None) -> X2IError | None:
-    """The error of this library inside one of Ray's, if that is what stopped the stage."""
-    while error is not None:
-        if isinstance(error, X2IError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
+        raise explained(error) from None
 
 
 def _records(captions: Captions) -> Iterator[Any]:
     return read_captions(captions.path, column=captions.column, limit=captions.limit)
 
 
-def _pending(manifest: Manifest) -> list[int]:
-    return sorted(set(manifest.of(SAMPLES)) - set(manifest.complete_shards()))
+def _pending(manifest: Manifest) -> dict[int, int]:
+    """Planned shards that some table lacks, with their number of samples."""
+    complete = set(manifest.complete_shards())
+    return {shard: commit.samples for shard, commit in manifest.of(SAMPLES).items() if shard not in complete}
 
 
 def _need(recipe: Recipe) -> Need:
@@ -176,13 +183,9 @@ def _report(intake: Intake, manifest: Manifest, *, store: str, computed: tuple[i
     )
 
 
-def _require_few_refused(refused: int, lines: int, *, recipe: Recipe, store: str) -> None:
+def _require_few_refused(refused: int, lines: int, *, recipe: Recipe, hint: str) -> None:
     allowed = recipe.store.max_quarantine_share
     if refused > allowed * lines:
         raise InputError(
-            f"{refused} of {lines} lines can't be used, more than store.max_quarantine_share = {allowed:g} allows; "
-            f"see '{store}/quarantine', mend the captions or raise the share"
+            f"{refused} of {lines} lines can't be used, above store.max_quarantine_share = {allowed:g}; {hint}"
         )
-
-
-__all__ = ["Captions", "Report", "asdict", "estimate", "run"]

@@ -1,4 +1,4 @@
-"""What the command line shows: progress bars and tables on stderr, results on stdout. Used by the command line alone."""
+"""What the command line shows: progress on stderr, results on stdout. Used by the command line alone."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, emoji=False)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
 
 Report = Callable[..., None]
 """`report(done, total)` or `report(done, total, metrics)`."""
@@ -53,7 +53,9 @@ def show(result: Mapping[str, Any], *, title: str, as_json: bool) -> None:
     if as_json:
         _print_json(result)
         return
-    table = Table(title=title, show_header=False, title_justify="left")
+    table = Table(
+        Column(overflow="fold"), Column(overflow="fold"), title=title, show_header=False, title_justify="left"
+    )
     for name, value in _flat(result):
         table.add_row(escape(name.replace("_", " ")), escape(value))
     out.print(table)
@@ -66,14 +68,16 @@ def show_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
         return
     if not rows:
         return
-    table = Table(*(key.replace("_", " ") for key in rows[0]))
+    # What stands first names the row and is to be copied whole; the rest may be broken, but is never cut.
+    columns = [Column(key.replace("_", " "), overflow="fold", no_wrap=i == 0) for i, key in enumerate(rows[0])]
+    table = Table(*columns)
     for row in rows:
         table.add_row(*(escape(_text(value)) for value in row.values()))
     out.print(table)
 
 
 def _print_json(value: Any) -> None:
-    out.print(json.dumps(value, ensure_ascii=False), markup=False, no_wrap=True, overflow="ignore", crop=False)
+    out.out(json.dumps(value, ensure_ascii=False), highlight=False)
 
 
 def _flat(result: Mapping[str, Any], *, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -31,3 +31,16 @@ class RegistryError(X2IError):
 
 class ClusterError(X2IError):
     """A Ray cluster that can't be reached or is too small for the plan."""
+
+
+def to_text(error: X2IError) -> str:
+    """An error as text that `from_text` restores: exceptions lose their causes on the way between processes."""
+    kinds = (kind.__name__ for kind in type(error).__mro__ if kind in X2IError.__subclasses__())
+    return f"{next(kinds, X2IError.__name__)}: {error}"
+
+
+def from_text(text: str) -> X2IError:
+    """The error that `to_text` wrote down."""
+    name, _, message = text.partition(": ")
+    kinds = {kind.__name__: kind for kind in X2IError.__subclasses__()}
+    return kinds.get(name, X2IError)(message)

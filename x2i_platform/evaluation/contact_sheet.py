@@ -1,4 +1,4 @@
-"""Many small images on one page, each row under its caption."""
+"""Many small images on one page, each row above its caption."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ GAP = 8
 CELL = 128
 TITLE_HEIGHT = 20
 CAPTION_LINE = 14
-CAPTION_CHARS = 48
+CAPTION_LINES = 3
+CHAR_WIDTH = 6
+"""A little more than the mean width of a character of the font at its size."""
 
 
 def contact_sheet(
@@ -19,28 +21,34 @@ def contact_sheet(
 ) -> Image.Image:
     """A sheet of rows `(caption, images)`, one image a column, laid out `pairs_across` rows side by side.
 
-    Images are scaled to 128 pixels a side, by whole pixels where they are smaller.
+    Images are scaled to 128 pixels on their longer side; smaller ones by the whole factor that comes closest to it. A
+    caption gets three lines under its own images, and ends in … where it has more.
     """
     font = ImageFont.load_default(size=11)
     width = len(columns) * (CELL + GAP) + 2 * GAP
-    height = CELL + 3 * CAPTION_LINE + GAP
-    lines = -(-len(rows) // pairs_across)
-    sheet = Image.new("RGB", (width * pairs_across, TITLE_HEIGHT + lines * height + GAP), "white")
-    draw = ImageDraw.Draw(sheet)
-    for across in range(pairs_across):
+    height = CELL + CAPTION_LINES * CAPTION_LINE + GAP
+    across = max(1, min(pairs_across, len(rows)))
+    lines = -(-len(rows) // across)
+    sheet = Image.new("RGB", (width * across, TITLE_HEIGHT + lines * height + GAP), "white")
+    titles = ImageDraw.Draw(sheet)
+    for place in range(across):
         for column, title in enumerate(columns):
-            draw.text((across * width + GAP + column * (CELL + GAP), 4), title, fill="black", font=font)
+            titles.text((place * width + GAP + column * (CELL + GAP), 4), title, fill="black", font=font)
     for index, (caption, images) in enumerate(rows):
-        left, top = (index % pairs_across) * width + GAP, TITLE_HEIGHT + (index // pairs_across) * height
+        # Drawn on a tile of its own, so that nothing wide runs into the neighbour.
+        tile = Image.new("RGB", (width - GAP, height), "white")
         for column, image in enumerate(images):
-            sheet.paste(_fitted(image), (left + column * (CELL + GAP), top))
-        text = "\n".join(textwrap.wrap(caption, CAPTION_CHARS)[:3])
-        draw.text((left, top + CELL + 2), text, fill="black", font=font, spacing=2)
+            tile.paste(_fitted(image), (column * (CELL + GAP), 0))
+        chars = (width - 2 * GAP) // CHAR_WIDTH
+        text = "\n".join(textwrap.wrap(caption, chars, max_lines=CAPTION_LINES, placeholder=" …"))
+        ImageDraw.Draw(tile).text((0, CELL + 2), text, fill="black", font=font, spacing=2)
+        sheet.paste(tile, ((index % across) * width + GAP, TITLE_HEIGHT + (index // across) * height))
     return sheet
 
 
 def _fitted(image: Image.Image) -> Image.Image:
-    method = Image.Resampling.NEAREST if max(image.size) < CELL else Image.Resampling.LANCZOS
-    scale = CELL / max(image.size)
+    longer = max(image.size)
+    scale = CELL // longer if longer <= CELL else CELL / longer
+    method = Image.Resampling.NEAREST if longer <= CELL else Image.Resampling.LANCZOS
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.convert("RGB").resize(size, method)

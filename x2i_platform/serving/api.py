@@ -6,8 +6,11 @@ Unknown fields are refused as OpenAI's own server does, so that a misspelt optio
 from __future__ import annotations
 
 import base64
+import difflib
 import io
+import re
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from PIL import Image
@@ -16,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from x2i_platform.config import GenerateConfig
 
 MAX_SIDE = 2048
+SIZE = re.compile(r"[0-9]{2,4}x[0-9]{2,4}")
 MAX_SEED = 2**63 - 1
 
 
@@ -27,27 +31,29 @@ class GenerationRequest(BaseModel):
     prompt: Annotated[str, Field(min_length=1, max_length=20_000)]
     model: str | None = None
     n: Annotated[int, Field(ge=1, le=10)] = 1
-    size: Annotated[str, Field(pattern=r"^(auto|\d{2,4}x\d{2,4})$")] = "auto"
+    size: str = "auto"
     response_format: Literal["b64_json"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
     user: str | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
-    guidance_scale: Annotated[float, Field(ge=0, le=100)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
 
     @field_validator("prompt")
     @classmethod
     def _prompt_is_text(cls, prompt: str) -> str:
         if not prompt.strip():
-            raise ValueError("prompt must not be blank")
+            raise ValueError("must not be blank")
         return prompt
 
     @field_validator("size")
     @classmethod
     def _size_is_drawable(cls, size: str) -> str:
-        sides = [int(side) for side in size.split("x")] if size != "auto" else []
-        if any(side % 16 or not 16 <= side <= MAX_SIDE for side in sides):
-            raise ValueError(f"size must be WIDTHxHEIGHT in multiples of 16 from 16 to {MAX_SIDE}, or auto")
+        sides = [int(side) for side in size.split("x")] if SIZE.fullmatch(size) else []
+        if size != "auto" and (not sides or any(side % 16 or not 16 <= side <= MAX_SIDE for side in sides)):
+            raise ValueError(
+                f"must be WIDTHxHEIGHT in multiples of 16 from 16 to {MAX_SIDE}, or auto, not {size[:20]!r}"
+            )
         return size
 
     def settings(self, defaults: GenerateConfig) -> GenerateConfig:
@@ -80,3 +86,15 @@ def encode_image(image: Image.Image, output_format: str) -> bytes:
 def error_body(message: str, *, kind: str = "invalid_request_error", param: str | None = None) -> dict[str, Any]:
     """OpenAI's error object."""
     return {"error": {"message": message, "type": kind, "param": param, "code": None}}
+
+
+def validation_body(problem: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenAI's error object for the first of pydantic's problems with a request."""
+    param = ".".join(str(part) for part in problem["loc"] if part != "body")
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "json_invalid":
+        return error_body(f"the body is not JSON: {problem['ctx']['error']}")
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(param, GenerationRequest.model_fields, n=1)
+        message = f"unknown field{f'; did you mean {near[0]!r}?' if near else ''}"
+    return error_body(f"{param or 'the body'}: {message}", param=param or None)

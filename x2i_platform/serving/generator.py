@@ -2,11 +2,13 @@
 
     prompt ──► MLLM ──► AlignNet ──► DiT + VAE ──► image
 
-Invariant: an image depends on its own prompt, seed and settings, not on its neighbours in a batch.
+Invariant: an image depends on its own prompt, seed and settings, not on its neighbours in a batch, nor on what other
+threads ask for at the same time.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from pydantic import ValidationError
 from x2i_platform.config import GenerateConfig, Recipe
 from x2i_platform.errors import WeightsError
 from x2i_platform.models.alignnet import AlignNet, pad_states
+from x2i_platform.models.catalog import dit_dims
 from x2i_platform.models.image_pipeline import ImagePipeline
 from x2i_platform.models.mllm import MLLM
 from x2i_platform.models.released import load_alignnet
@@ -39,16 +42,23 @@ class Generator:
     """The loaded models."""
 
     def __init__(self, recipe: Recipe, *, alignnet: AlignNet, device: str) -> None:
-        """Load the MLLM and the DiT a recipe names. Raises WeightsError if AlignNet was made for another MLLM."""
+        """Load the MLLM and the DiT a recipe names. Raises WeightsError if AlignNet was made for others."""
         self.recipe, self.alignnet = recipe, alignnet
+        dit, dims = dit_dims(recipe.teacher.model, revision=recipe.teacher.revision), alignnet.dims
+        if (dit.joint_dim, dit.pooled_dim) != (dims.prompt_dim, dims.pooled_dim):
+            raise WeightsError(
+                f"AlignNet writes embeds of width {dims.prompt_dim} and {dims.pooled_dim}, the DiT of "
+                f"'{recipe.teacher.model}' reads {dit.joint_dim} and {dit.pooled_dim}"
+            )
         self.mllm = MLLM.load(recipe.mllm, device=device)
         found = (self.mllm.num_layers_plus_one, self.mllm.hidden_size)
-        if found != (alignnet.dims.num_layers, alignnet.dims.hidden_size):
+        if found != (dims.num_layers, dims.hidden_size):
             raise WeightsError(
-                f"AlignNet reads {alignnet.dims.num_layers} layers of width {alignnet.dims.hidden_size}, MLLM "
-                f"'{recipe.mllm.model}' gives {found[0]} of width {found[1]}"
+                f"AlignNet reads {dims.num_layers} layers of width {dims.hidden_size}, MLLM '{recipe.mllm.model}' "
+                f"gives {found[0]} of width {found[1]}"
             )
         self.images = ImagePipeline.load(recipe.teacher, device=device)
+        self._one_at_a_time = threading.Lock()
 
     @classmethod
     def load(cls, folder: Path, *, recipe: Recipe | None = None, device: str = "cpu") -> Self:
@@ -63,8 +73,13 @@ class Generator:
     def generate(self, requests: Sequence[ImageRequest]) -> list[Image.Image]:
         """One image a request, in order. Requests of equal settings share their denoising steps.
 
-        Raises PromptTooLong for a prompt of more tokens than the MLLM was asked to take.
+        Threads wait for one another: the pipeline's scheduler counts its steps. Raises PromptTooLong for a prompt of
+        more tokens than the MLLM was asked to take, ConfigError for a size the VAE can't draw.
         """
+        with self._one_at_a_time:
+            return self._generate(requests)
+
+    def _generate(self, requests: Sequence[ImageRequest]) -> list[Image.Image]:
         images: dict[int, Image.Image] = {}
         for settings in dict.fromkeys(request.settings for request in requests):
             chosen = [i for i, request in enumerate(requests) if request.settings == settings]
@@ -97,7 +112,9 @@ def read_recipe(folder: Path) -> Recipe:
         return Recipe.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise WeightsError(f"model folder '{folder}' has no {RECIPE_FILE}, which names its MLLM and its DiT") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"'{path}' can't be read: {error}") from None
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
+        where = ".".join(map(str, problem["loc"])) or "the file"
         raise WeightsError(f"'{path}' is not a recipe: {where}: {problem['msg']}") from None

@@ -2,7 +2,7 @@
 
 A line is a JSON object with `prompt` and, if wanted, `id`, `seed`, `width`, `height`, `num_inference_steps` and
 `guidance`. Other keys are carried along to the index, so prompt sets such as GenEval's serve as they are; one that
-looks like a misspelt option is refused.
+looks like a misspelt option, or is another tool's name of one, is refused.
 """
 
 from __future__ import annotations
@@ -19,6 +19,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from x2i_platform.config import Count, GenerateConfig, digest
 from x2i_platform.errors import InputError
 
+OTHER_NAMES = {
+    "guidance_scale": "guidance",
+    "cfg": "guidance",
+    "steps": "num_inference_steps",
+    "num_steps": "num_inference_steps",
+    "size": "width' and 'height",
+    "caption": "prompt",
+}
+"""What other tools call our options: carried along silently they would look as if they did something."""
+
 Side = Annotated[int, Field(ge=16, multiple_of=16)]
 
 
@@ -33,7 +43,7 @@ class RequestLine(BaseModel):
     width: Side | None = None
     height: Side | None = None
     num_inference_steps: Count | None = None
-    guidance: Annotated[float, Field(ge=0)] | None = None
+    guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
     def settings(self, defaults: GenerateConfig) -> GenerateConfig:
         """This line's settings over the model's defaults."""
@@ -78,18 +88,30 @@ def read_requests(path: str) -> Iterator[Numbered]:
 
 def _parsed(number: int, raw: bytes) -> Numbered:
     try:
-        value: Any = json.loads(raw.decode("utf-8"))
+        value: Any = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
         if not isinstance(value, dict):
             return Numbered(number, None, f"expected a JSON object with a prompt, not {type(value).__name__}")
         request = RequestLine.model_validate(value)
     except ValidationError as error:
-        problem = error.errors()[0]
-        return Numbered(number, None, f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}")
+        return Numbered(number, None, _explain(error))
     except (ValueError, RecursionError) as error:
         return Numbered(number, None, f"not JSON in UTF-8: {error}")
     if not request.prompt.strip():
         return Numbered(number, None, "prompt is blank")
     for key in request.model_extra or {}:
-        if near := difflib.get_close_matches(key, RequestLine.model_fields, n=1, cutoff=0.75):
-            return Numbered(number, None, f"unknown key '{key}'; did you mean '{near[0]}'?")
+        near = difflib.get_close_matches(key, RequestLine.model_fields, n=1, cutoff=0.75)
+        if meant := OTHER_NAMES.get(key) or next(iter(near), None):
+            return Numbered(number, None, f"unknown key '{key}'; did you mean '{meant}'?")
     return Numbered(number, request)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _explain(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    if problem["type"] == "missing":
+        return f"{problem['loc'][0]} is missing"
+    found = repr(problem["input"])
+    return f"{problem['loc'][0]}: {problem['msg']}, not {found if len(found) <= 60 else f'{found[:60]}…'}"

@@ -1,0 +1,71 @@
+"""The HTTP interface without a server: what a request may say, and what answers look like."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import pytest
+from PIL import Image, ImageChops
+from pydantic import ValidationError
+
+from x2i_platform.config import GenerateConfig
+from x2i_platform.serving.api import GenerationRequest, response_body, validation_body
+
+DEFAULTS = GenerateConfig(num_inference_steps=4, guidance=3.5, width=64, height=32)
+
+
+def refused(**fields: Any) -> dict[str, Any]:
+    with pytest.raises(ValidationError) as caught:
+        GenerationRequest.model_validate(fields)
+    return validation_body(caught.value.errors()[0])["error"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "message"),
+    [
+        ({}, "prompt", "prompt: Field required"),
+        ({"prompt": ""}, "prompt", "prompt: String should have at least 1 character"),
+        ({"prompt": "\n "}, "prompt", "prompt: must not be blank"),
+        ({"prompt": "a" * 20_001}, "prompt", "prompt: String should have at most 20000 characters"),
+        ({"prompt": "a", "n": 0}, "n", "n: Input should be greater than or equal to 1"),
+        ({"prompt": "a", "n": 11}, "n", "n: Input should be less than or equal to 10"),
+        ({"prompt": "a", "sede": 3}, "sede", "sede: unknown field; did you mean 'seed'?"),
+        ({"prompt": "a", "quality": "hd"}, "quality", "quality: unknown field"),
+        ({"prompt": "a", "seed": 2**63}, "seed", "seed: Input should be less than or equal to 9223372036854775807"),
+        ({"prompt": "a", "output_format": "gif"}, "output_format", "output_format: Input should be 'png', 'jpeg' or"),
+        ({"prompt": "a", "response_format": "url"}, "response_format", "response_format: Input should be 'b64_json'"),
+        ({"prompt": "a", "guidance_scale": float("nan")}, "guidance_scale", "guidance_scale: Input should be a finite"),
+        ({"prompt": "a", "num_inference_steps": 201}, "num_inference_steps", "num_inference_steps: Input should be"),
+    ],
+)
+def test_a_wrong_request_gets_an_openai_error(fields: dict[str, Any], param: str, message: str) -> None:
+    error = refused(**fields)
+    assert error["message"].startswith(message)
+    assert (error["param"], error["type"], error["code"]) == (param, "invalid_request_error", None)
+
+
+@pytest.mark.parametrize("size", ["17x64", "64", "64x", "0x64", "64x4096", "1e3x64", "٦٤x64", "64x64\n", "999999x16"])
+def test_a_size_that_cannot_be_drawn_is_refused(size: str) -> None:
+    assert refused(prompt="a", size=size)["message"].startswith(
+        "size: must be WIDTHxHEIGHT in multiples of 16 from 16 to 2048, or auto, not "
+    )
+
+
+def test_a_request_sets_what_it_names_and_takes_the_rest_from_the_model() -> None:
+    assert GenerationRequest(prompt="a").settings(DEFAULTS) == DEFAULTS
+    asked = GenerationRequest(prompt="a", size="128x16", guidance_scale=0, num_inference_steps=1)
+    expected = GenerateConfig(num_inference_steps=1, guidance=0, width=128, height=16)
+    assert asked.settings(DEFAULTS) == expected
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_the_answer_holds_images_and_the_seeds_that_make_them_again(output_format: str) -> None:
+    image = Image.linear_gradient("L").resize((48, 32)).convert("RGB")
+    body = response_body([image, image], seeds=[7, 8], output_format=output_format)
+    assert [entry["seed"] for entry in body["data"]] == [7, 8]
+    with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as decoded:
+        assert (decoded.format, decoded.size) == (output_format.upper(), (48, 32))
+        worst = max(high for _, high in ImageChops.difference(decoded.convert("RGB"), image).getextrema())
+    assert worst <= (0 if output_format == "png" else 24)

@@ -1,0 +1,248 @@
+"""A real Ray Serve over HTTP: images, refusals in OpenAI's words, a bounded queue, and a clean end."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image, ImageChops
+
+from pipelines.serve import Endpoint, run
+from x2i_platform.config import Recipe
+from x2i_platform.errors import ClusterError, ConfigError
+from x2i_platform.serving.app import build
+
+START_TIMEOUT_S = 150
+ROUTE = "/v1/images/generations"
+
+
+@dataclass
+class Server:
+    """A running `x2i-platform serve`, and a client for it."""
+
+    process: subprocess.Popen[str]
+    http: httpx.Client
+    port: int
+    model: Path
+
+    def post(self, **fields: Any) -> httpx.Response:
+        return self.http.post(ROUTE, json=fields)
+
+
+@pytest.fixture(scope="module")
+def server(model_folder: Path, ray_cluster: str) -> Iterator[Server]:
+    port = free_port()
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "cli", "serve", model_folder.name),
+            *(f"--port={port}", f"--address={ray_cluster}", "--queue=2"),
+        ],
+        cwd=model_folder.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+            wait_until_ready(http, process)
+            yield Server(process, http, port, model_folder)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def wait_until_ready(http: httpx.Client, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            if http.get("/ready").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    process.kill()
+    pytest.fail(f"the server didn't come up: {process.communicate()[0][-2000:]}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def images(response: httpx.Response) -> list[bytes]:
+    assert response.status_code == 200, response.text
+    return [base64.b64decode(entry["b64_json"]) for entry in response.json()["data"]]
+
+
+def worst_level(left: bytes, right: bytes) -> int:
+    """The largest difference between two images' pixels, of 255."""
+    with Image.open(io.BytesIO(left)) as one, Image.open(io.BytesIO(right)) as two:
+        return max(high for _, high in ImageChops.difference(one, two).getextrema())
+
+
+def test_the_service_says_that_it_lives_and_what_it_serves(server: Server) -> None:
+    assert server.http.get("/health").json() == {"status": "ok"}
+    assert server.http.get("/ready").json() == {"status": "ready", "model": server.model.name}
+
+
+def test_a_seed_makes_the_same_bytes_and_its_successors(server: Server) -> None:
+    both = server.post(prompt="a red circle", n=2, seed=7)
+    again = server.post(prompt="a red circle", seed=8)
+    assert [entry["seed"] for entry in both.json()["data"]] == [7, 8]
+    first, second = images(both)
+    assert first != second
+    assert images(server.post(prompt="a red circle", n=2, seed=7)) == [first, second]
+    [alone] = images(again)
+    assert [alone] == images(server.post(prompt="a red circle", seed=8))
+    assert worst_level(alone, second) <= 1  # a batch of another size rounds differently
+
+
+def test_without_a_seed_each_answer_differs_and_tells_its_seed(server: Server) -> None:
+    answers = [server.post(prompt="a red circle") for _ in range(2)]
+    [left], [right] = map(images, answers)
+    assert left != right
+    seed = answers[0].json()["data"][0]["seed"]
+    assert 0 <= seed < 2**53
+    assert images(server.post(prompt="a red circle", seed=seed)) == [left]
+
+
+def test_the_largest_seed_is_drawn_as_it_is_and_followed_by_zero(server: Server) -> None:
+    answer = server.post(prompt="a", seed=2**63 - 1, n=2, num_inference_steps=1)
+    assert [entry["seed"] for entry in answer.json()["data"]] == [2**63 - 1, 0]
+    [zero] = images(server.post(prompt="a", seed=0, num_inference_steps=1))
+    assert worst_level(zero, images(answer)[1]) <= 1
+
+
+@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
+def test_sizes_and_formats(server: Server, output_format: str) -> None:
+    answer = server.post(prompt="a blue square", size="96x32", seed=1, output_format=output_format)
+    [data] = images(answer)
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        assert (image.format, image.size) == (output_format.upper(), (96, 32))
+    assert answer.json()["output_format"] == output_format
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("{", "the body is not JSON"),
+        ("", "the body"),
+        ("[]", "the body"),
+        ('{"prompt": " "}', "prompt: must not be blank"),
+        ('{"prompt": "a", "sede": 1}', "sede: unknown field; did you mean 'seed'?"),
+        ('{"prompt": "a", "size": "17x17"}', "size: must be WIDTHxHEIGHT"),
+        ('{"prompt": "a", "n": 0}', "n: Input should be greater than or equal to 1"),
+        ('{"prompt": "\\ud800"}', "prompt: Input should be a valid string"),
+        ('{"prompt": "%s"}' % ("word " * 300), "prompt of 1219 tokens, at most 128 fit"),
+    ],
+)
+def test_a_wrong_request_is_refused_in_openais_words(server: Server, body: str, message: str) -> None:
+    response = server.http.post(ROUTE, content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["message"].startswith(message)
+    assert error["type"] == "invalid_request_error"
+    assert set(error) == {"message", "type", "param", "code"}
+    assert "Traceback" not in response.text
+    assert str(server.model.parent) not in response.text
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("GET", ROUTE, 405)])
+def test_a_wrong_route_is_refused_in_openais_words(server: Server, method: str, path: str, status: int) -> None:
+    response = server.http.request(method, path)
+    assert response.status_code == status
+    assert response.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_burst_is_answered_with_503_and_what_was_queued_is_made(server: Server) -> None:
+    def ask(seed: int) -> httpx.Response:
+        return httpx.post(
+            f"{server.http.base_url}{ROUTE}",
+            json={"prompt": "a red circle", "seed": seed, "num_inference_steps": 60},
+            timeout=120,
+        )
+
+    with ThreadPoolExecutor(12) as threads:
+        asked = [threads.submit(ask, seed) for seed in range(12)]
+        time.sleep(0.5)
+        assert server.http.get("/ready").json()["status"] in ("ready", "busy")
+        assert server.http.get("/health").status_code == 200
+        responses = [each.result() for each in asked]
+    statuses = Counter(response.status_code for response in responses)
+    assert set(statuses) == {200, 503}
+    assert statuses[200] >= 2
+    refusal = next(response for response in responses if response.status_code == 503)
+    assert int(refusal.headers["Retry-After"]) > 0
+    assert refusal.json()["error"]["type"] == "server_overloaded"
+    assert images(server.post(prompt="a", seed=1))
+
+
+def test_a_cluster_that_serves_already_is_left_alone(server: Server, ray_cluster: str) -> None:
+    with pytest.raises(ClusterError, match="runs Ray Serve already"):
+        serve(server.model, port=free_port(), address=ray_cluster)
+    assert server.http.get("/health").status_code == 200
+
+
+def test_sigterm_ends_the_service_cleanly_and_frees_the_port(server: Server) -> None:
+    server.process.send_signal(signal.SIGTERM)
+    output, _ = server.process.communicate(timeout=60)
+    assert server.process.returncode == 0
+    assert f"serving untrained at http://127.0.0.1:{server.port}{ROUTE}" in " ".join(output.split())
+    assert "Traceback" not in output
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", server.port))
+
+
+def serve(model: Path, *, port: int, address: str) -> None:
+    run(
+        str(model),
+        Endpoint(port=port),
+        tracking_uri="sqlite:////nowhere/mlflow.db",
+        address=address,
+        on_ready=lambda url: os.kill(os.getpid(), signal.SIGTERM),
+    )
+
+
+def test_a_port_in_use_is_named(model_folder: Path, ray_cluster: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ClusterError, match=rf"127\.0\.0\.1:{port} can't be listened on; is the port taken"):
+            serve(model_folder, port=port, address=ray_cluster)
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_and_not_an_endless_wait(
+    make_model: Callable[..., Path], mini_recipe: Recipe, ray_cluster: str
+) -> None:
+    model = make_model(mini_recipe, num_layers=9)
+    with pytest.raises(ClusterError) as caught:
+        serve(model, port=free_port(), address=ray_cluster)
+    expected = (
+        "the model can't be served: AlignNet reads 9 layers of width 64, MLLM 'mini:qwen2.5-vl' gives 5 of width 64"
+    )
+    assert str(caught.value) == expected
+
+
+def test_the_application_refuses_arguments_it_does_not_know() -> None:
+    with pytest.raises(ConfigError, match="unknown serving argument 'modle'"):
+        build({"modle": "x"})
+    with pytest.raises(ConfigError, match="needs the argument 'model'"):
+        build({})
