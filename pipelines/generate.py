@@ -64,7 +64,7 @@ def run(
     recipe = override(read_recipe(folder), overrides)
     lines = list(read_requests(requests))
     files = Files(out)
-    model_digest = digest([identity(str(folder.absolute())), fingerprint.generation(recipe), recipe.alignnet.padding])
+    model_digest = digest([identity(str(folder.absolute())), fingerprint.generation(recipe)])
     planned = [_planned(line, defaults=recipe.generate, model_digest=model_digest) for line in lines if line.request]
     present = set(files.names("images", suffix=".png"))
     missing = [row for row in planned if row["file"] not in present]

@@ -47,4 +47,5 @@ def generation(recipe: Recipe) -> dict[str, Any]:
         "weights": [identity(part.model, revision=part.revision) for part in (recipe.teacher, recipe.mllm)],
         "teacher": recipe.teacher.model_dump(mode="json", exclude=_WHERE_FROM),
         "mllm": recipe.mllm.model_dump(mode="json", exclude=_WHERE_FROM),
+        "padding": recipe.alignnet.padding,
     }

@@ -5,12 +5,18 @@ from __future__ import annotations
 import psutil
 import pytest
 import ray
+from ray._private import ray_constants
 
 from pipelines.ray_session import Need, ray_session
 from x2i_platform.errors import ClusterError
 
 
-def test_a_cluster_started_here_listens_on_loopback_alone_and_ends_with_the_block() -> None:
+def test_a_cluster_started_here_listens_on_loopback_alone_and_ends_with_the_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As in a user's process: the cluster that tests share needs this off, and sets it for all of them.
+    monkeypatch.delenv(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, raising=False)
+    monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
     with ray_session(None, need=Need(cpus=1)):
         own = {process.pid for process in psutil.Process().children(recursive=True)} | {psutil.Process().pid}
         listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in own]

@@ -27,7 +27,7 @@ from x2i_platform.errors import ConfigError, InputError
 from x2i_platform.models.devices import choose_device
 from x2i_platform.registry import models, tracking
 from x2i_platform.serving.api import MAX_SEED, GenerationRequest, error_body, response_body, validation_body
-from x2i_platform.serving.generator import Generator, ImageRequest
+from x2i_platform.serving.generator import Generator, ImageRequest, read_recipe
 
 MAX_QUEUED_REQUESTS = 64
 MAX_ONGOING_REQUESTS = 2
@@ -123,20 +123,24 @@ class Ingress:
 def build(args: dict[str, Any]) -> Application:
     """The application for `serve.run` and for KubeRay's RayService.
 
-    Arguments: `model` (a `models:/` URI or a folder), `tracking_uri`, `replicas`, `num_gpus`, `num_cpus`,
-    `max_queued_requests`. Raises ConfigError if `model` is missing or an argument is unknown.
+    Arguments: `model` (a `models:/` URI or a folder), `tracking_uri`, `replicas`, `num_gpus` (by default what the
+    model's recipe generates with), `num_cpus`, `max_queued_requests`. Raises ConfigError if `model` is missing or an
+    argument is unknown, RegistryError or WeightsError if there is no such model.
     """
     known = {"model", "tracking_uri", "replicas", "num_gpus", "num_cpus", "max_queued_requests"}
     if unknown := sorted(args.keys() - known):
         raise ConfigError(f"unknown serving argument '{unknown[0]}'; known: {', '.join(sorted(known))}")
     if not args.get("model"):
         raise ConfigError("serving needs the argument 'model', such as models:/NAME@candidate")
-    num_gpus, num_cpus = float(args.get("num_gpus", 0)), float(args.get("num_cpus", 1))
     uri = args.get("tracking_uri") or tracking.default_tracking_uri()
+    if "num_gpus" in args:
+        num_gpus = float(args["num_gpus"])
+    else:
+        num_gpus = read_recipe(models.resolve(args["model"], tracking_uri=uri)).run.generate.num_gpus
     replica = serve.deployment(
         ImageModel,
         num_replicas=int(args.get("replicas", 1)),
-        ray_actor_options={"num_gpus": num_gpus, "num_cpus": num_cpus},
+        ray_actor_options={"num_gpus": num_gpus, "num_cpus": float(args.get("num_cpus", 1))},
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         max_queued_requests=int(args.get("max_queued_requests", MAX_QUEUED_REQUESTS)),
         max_constructor_retry_count=1,  # what is wrong with a model is still wrong the second time
