@@ -2,99 +2,23 @@
 
 from __future__ import annotations
 
-import copy
-import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
+from stage_flow import CAPTIONS, Flow, flow, new_store, one_thread, recipe, stages
 
-from pipelines import RECIPES
-from x2i_platform.captions import Record
-from x2i_platform.config import Recipe, TargetsConfig
+from x2i_platform.config import Recipe
 from x2i_platform.errors import InputError, StoreError
-from x2i_platform.features.planning import plan_shards
-from x2i_platform.features.reader import Sample, ShardReader, read_table, read_text
+from x2i_platform.features.reader import read_text
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, sample_id
-from x2i_platform.features.store import FeatureStore
-from x2i_platform.mini import captions_path
-from x2i_platform.recipes import load, override
-from x2i_platform.stages import MLLMStage, Stage, TargetsStage, TextStage, build_stage, draw_tokens
+from x2i_platform.recipes import override
+from x2i_platform.stages import MLLMStage, Stage, build_stage
 
-CAPTIONS = captions_path().read_text(encoding="utf-8").splitlines()[:6]
-AnyStage = TypeVar("AnyStage", bound=Stage)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def recipe() -> Recipe:
-    settings = ["teacher.text_tokens=48", "mllm.max_tokens=48"]
-    settings += ["targets.codec=bf16", "targets.image_tokens=7", "targets.text_tokens=5"]
-    return load("mini", shipped=RECIPES, overrides=settings)
-
-
-def new_store(folder: Path, captions: Sequence[str], *, size: int = 16) -> FeatureStore:
-    store = FeatureStore.create(str(folder), fingerprint={})
-    records = [Record("c.txt", line, caption) for line, caption in enumerate(captions, 1)]
-    plan_shards(store, records, samples_per_shard=size)
-    return store
-
-
-@pytest.fixture(scope="module")
-def stages(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Stage]:
-    """Each with its model; tests use copies that have another store."""
-    store = new_store(tmp_path_factory.mktemp("stages") / "store", ["a"])
-    return {table: build_stage(table, recipe=recipe, store_url=store.files.url) for table in (TEXT, MLLM, TARGETS)}
-
-
-class Flow:
-    """The three stages over one store."""
-
-    def __init__(self, stages: dict[str, Stage], store: FeatureStore, *, batch_size: int = 4) -> None:
-        self.store = store
-        self.text = self._over(stages[TEXT], TextStage, batch_size)
-        self.mllm = self._over(stages[MLLM], MLLMStage, batch_size)
-        self.targets = self._over(stages[TARGETS], TargetsStage, batch_size)
-
-    def _over(self, stage: Stage, kind: type[AnyStage], batch_size: int) -> AnyStage:
-        mine = copy.copy(stage)
-        assert isinstance(mine, kind)
-        mine.store, mine.batch_size = self.store, batch_size
-        return mine
-
-    def run(self, shard: int = 0) -> list[bool]:
-        return [stage.run(shard) for stage in (self.text, self.mllm, self.targets)]
-
-    def ids(self, table: str, shard: int = 0) -> list[str]:
-        commit = self.store.commit_of(table, shard)
-        assert commit
-        return list(dict.fromkeys(read_table(self.store, commit).column("sample_id").to_pylist()))
-
-    def sample(self, caption: str, shard: int = 0) -> Sample:
-        mllm, targets = self.store.commit_of(MLLM, shard), self.store.commit_of(TARGETS, shard)
-        assert mllm
-        assert targets
-        return ShardReader(self.store, mllm=mllm, targets=targets).sample(sample_id(caption))
-
-    def quarantined(self) -> list[dict[str, Any]]:
-        files = sorted((Path(self.store.files.url) / "quarantine").glob("*.jsonl"))
-        return [json.loads(line) for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-@pytest.fixture
-def flow(stages: dict[str, Stage], tmp_path: Path) -> Flow:
-    return Flow(stages, new_store(tmp_path / "store", CAPTIONS))
+__all__ = ["flow", "one_thread", "recipe", "stages"]
 
 
 def ids_of(captions: Sequence[str]) -> list[str]:
@@ -128,108 +52,6 @@ def test_text_and_states_are_what_the_models_give_for_the_caption_alone(flow: Fl
         torch.testing.assert_close(found.pooled_P, alone.pooled_BP[0], rtol=1e-4, atol=1e-5)
         (states_CSH,) = flow.mllm.mllm.encode([caption])
         torch.testing.assert_close(flow.sample(caption).states_CSH, states_CSH, rtol=1e-4, atol=1e-5)
-
-
-def attention_outputs(flow: Flow, caption: str, *, seed: int) -> dict[str, torch.Tensor]:
-    """Outputs of every attention module for one caption, `(tokens, D)`, by hooks of our own."""
-    dit, teacher, found = flow.targets.teacher.dit, flow.targets.teacher, {}
-    handles = [
-        block.attn.register_forward_hook(lambda _module, _args, out, i=i: found.update({i: out}))
-        for i, block in enumerate([*dit.transformer_blocks, *dit.single_transformer_blocks])
-    ]
-    conditioning = flow.text.encoders.encode([caption])
-    with torch.no_grad():
-        teacher.forward(
-            conditioning.prompt_embeds_BTE, pooled_BP=conditioning.pooled_BP, latents_BNC=teacher.noise([seed])
-        )
-    for handle in handles:
-        handle.remove()
-    outputs = {}
-    for i, out in found.items():
-        if i < len(dit.transformer_blocks):
-            outputs[f"double.{i}.image"], outputs[f"double.{i}.text"] = out[0][0], out[1][0]
-        else:
-            outputs[f"single.{i - len(dit.transformer_blocks)}"] = out[0]
-    return outputs
-
-
-@pytest.mark.parametrize("codec", ["bf16", "int8"])
-def test_targets_are_the_z_scores_of_the_teachers_outputs_at_the_kept_tokens(
-    flow: Flow, recipe: Recipe, codec: str
-) -> None:
-    flow.targets.recipe = override(recipe, [f"targets.codec={codec}"])
-    flow.run()
-    for caption in CAPTIONS[:3]:
-        sample = flow.sample(caption)
-        outputs = attention_outputs(flow, caption, seed=sample.seed)
-        assert list(sample.targets) == list(flow.targets.teacher.tap_names)
-        assert set(outputs) == set(sample.targets)
-        for tap, target in sample.targets.items():
-            if tap.startswith("single."):  # one stream, text tokens first
-                kept = [*target.text_idx, *(48 + i for i in target.image_idx)]
-            else:
-                kept = list(target.image_idx if tap.endswith(".image") else target.text_idx)
-            assert len(kept) == (12 if tap.startswith("single.") else 7 if tap.endswith(".image") else 5)
-            values_TD = outputs[tap][kept].double()
-            z_TD = (values_TD - values_TD.mean(-1, keepdim=True)) / (values_TD.std(-1, keepdim=True) + 1e-7)
-            error_TD = (target.values_TD.double() - z_TD).abs()
-            step = 2**-8 * z_TD.abs() if codec == "bf16" else 0.51 * z_TD.abs().amax(0) / 127
-            assert (error_TD <= step + 1e-4).all(), tap
-
-
-def test_with_all_tokens_kept_every_token_is_there_once(flow: Flow, recipe: Recipe) -> None:
-    flow.targets.recipe = override(recipe, ["targets.image_tokens=all", "targets.text_tokens=9999"])
-    flow.targets.taps = ("double.0.image", "double.0.text", "single.1")
-    flow.run()
-    image, text, joint = flow.sample(CAPTIONS[0]).targets.values()
-    tokens = flow.targets.teacher.num_image_tokens
-    assert (image.text_idx, image.image_idx) == ((), tuple(range(tokens)))
-    assert (text.text_idx, text.image_idx) == (tuple(range(48)), ())
-    assert (joint.text_idx, joint.image_idx) == (tuple(range(48)), tuple(range(tokens)))
-    assert joint.values_TD.shape[0] == 48 + tokens
-
-
-def test_what_is_computed_depends_on_the_caption_alone(
-    stages: dict[str, Stage], tmp_path: Path, recipe: Recipe
-) -> None:
-    """Another order, other neighbours, another batch size, another shard: the same noise, tokens and numbers."""
-    whole = Flow(stages, new_store(tmp_path / "whole", CAPTIONS))
-    whole.run()
-    other = Flow(stages, new_store(tmp_path / "other", [*reversed(CAPTIONS), "a photo"], size=3), batch_size=2)
-    for shard in range(3):
-        other.run(shard)
-    for position, caption in enumerate(reversed(CAPTIONS)):
-        one, two = whole.sample(caption), other.sample(caption, shard=position // 3)
-        assert one.seed == two.seed
-        torch.testing.assert_close(one.states_CSH, two.states_CSH, rtol=1e-4, atol=1e-5)
-        for tap, target in one.targets.items():
-            assert (target.text_idx, target.image_idx) == (two.targets[tap].text_idx, two.targets[tap].image_idx)
-            # One bf16 step, where rounding of the last bits falls on either side.
-            torch.testing.assert_close(target.values_TD, two.targets[tap].values_TD, rtol=2**-7, atol=1e-4)
-    assert len({whole.sample(caption).seed for caption in CAPTIONS}) == len(CAPTIONS)
-
-
-def test_tokens_are_drawn_uniformly_without_replacement_and_by_sample_and_seed() -> None:
-    config, drawn = TargetsConfig(image_tokens=6, text_tokens=3, seed=1), Counter()
-    for number in range(1500):
-        text, image = draw_tokens(sample_id(str(number)), config=config, num_text=10, num_image=16)
-        assert text.tolist() == sorted(set(text.tolist()))
-        assert image.tolist() == sorted(set(image.tolist()))
-        assert (len(text), len(image)) == (3, 6)
-        drawn.update(("text", i) for i in text.tolist())
-        drawn.update(("image", i) for i in image.tolist())
-    assert set(drawn) == {*(("text", i) for i in range(10)), *(("image", i) for i in range(16))}
-    # 1500 x 3/10 and 1500 x 6/16, each within five standard deviations.
-    assert all(abs(count - (450 if kind == "text" else 562.5)) < 5 * 19 for (kind, _), count in drawn.items())
-
-    def draw(sample: str, seed: int) -> list[list[int]]:
-        chosen = TargetsConfig(image_tokens=20, text_tokens=20, seed=seed)
-        return [part.tolist() for part in draw_tokens(sample, config=chosen, num_text=100, num_image=100)]
-
-    assert draw("a", 0) == draw("a", 0)
-    assert len({str(draw(sample, seed)) for sample in "abc" for seed in range(3)}) == 9
-    text, image = draw("a", 0)
-    assert text != image, "two draws, not one"
 
 
 def test_a_prompt_above_the_limit_is_quarantined_and_its_neighbours_kept(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
@@ -10,6 +11,11 @@ from x2i_platform.features.codec import encode_int8, encode_raw
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, sample_id
 from x2i_platform.features.store import FeatureStore
 from x2i_platform.features.writer import Row, open_shard, tensor_columns
+
+
+def folder_of(store: FeatureStore) -> Path:
+    """Where a local store lies."""
+    return Path(store.files.url)
 
 
 def write_shard(store: FeatureStore, table: str, shard: int, captions: Iterable[str]) -> None:
