@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 export MLFLOW_DISABLE_TELEMETRY := true
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: setup demo test test-fast lint types format clean
+.PHONY: setup demo test test-slow lint types format clean
 
 setup: $(READY)
 
@@ -27,10 +27,10 @@ demo: setup
 	$(BIN)/x2i-platform demo
 
 test: lint types
-	$(BIN)/python -m pytest
-
-test-fast: lint types
 	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
 
 lint: setup
 	$(BIN)/ruff check .
