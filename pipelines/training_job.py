@@ -39,15 +39,17 @@ def plan(recipe: Recipe, *, store: str) -> Job:
     features = FeatureStore.open(store)
     features.require(fingerprint.features(recipe))
     manifest = features.manifest()
-    shards = tuple(manifest.complete_shards())
-    usable = Manifest(manifest.fingerprint, tuple(c for c in manifest.commits if c.shard in set(shards)))
+    shards = manifest.complete_shards()
+    complete = set(shards)
+    usable = Manifest(manifest.fingerprint, tuple(c for c in manifest.commits if c.shard in complete))
     train, held_out = split(features, shards, validation_share=recipe.train.validation_share)
-    teacher, mllm = dit_dims(recipe.teacher.model), mllm_dims(recipe.mllm.model)
+    teacher = dit_dims(recipe.teacher.model, revision=recipe.teacher.revision)
+    mllm = mllm_dims(recipe.mllm.model, revision=recipe.mllm.revision)
     identity = fingerprint.training(recipe, manifest_digest=usable.digest, store_fingerprint=manifest.fingerprint)
     return Job(
         recipe=recipe,
         store=store if "://" in store else str(Path(store).absolute()),
-        shards=shards,
+        shards=tuple(shards),
         train_samples=len(train),
         held_out_samples=len(held_out),
         manifest_digest=usable.digest,
