@@ -1,0 +1,65 @@
+"""Scenes become captions in six languages, each in several phrasings that mean exactly the scene.
+
+Invariants: a caption is a pure function of its scene, language and seed; two scenes share a caption of a language only
+if they mean the same (one is the other's converse). Captions are NFC text without a final stop; those in Latin letters
+have at most 18 words, Chinese ones at most 30 characters, Japanese ones at most 40.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Literal, Protocol, get_args
+
+from x2i_platform.mini.languages import chinese, english, french, german, japanese, vietnamese
+from x2i_platform.mini.scenes import Relation, Scene, Thing
+
+Language = Literal["english", "german", "french", "chinese", "japanese", "vietnamese"]
+LANGUAGES: tuple[Language, ...] = get_args(Language)
+
+
+class Grammar(Protocol):
+    """What a language's module says: each function gives phrasings, the plainest first."""
+
+    def one(self, thing: Thing) -> list[str]:
+        """A single thing."""
+
+    def several(self, thing: Thing, *, count: int) -> list[str]:
+        """Two to four things alike."""
+
+    def placed(self, first: Thing, *, relation: Relation, second: Thing) -> list[str]:
+        """Two things and where the first is, seen from the second."""
+
+    def together(self, first: Thing, *, second: Thing) -> list[str]:
+        """Two things, without a word on which is where."""
+
+
+GRAMMARS: dict[Language, Grammar] = {
+    "english": english,
+    "german": german,
+    "french": french,
+    "chinese": chinese,
+    "japanese": japanese,
+    "vietnamese": vietnamese,
+}
+
+
+def phrasings(scene: Scene, *, language: Language) -> list[str]:
+    """Every caption of a scene, always in the same order, none twice; the first is the plainest."""
+    grammar = GRAMMARS[language]
+    if scene.second is None:
+        said = grammar.one(scene.first) if scene.count == 1 else grammar.several(scene.first, count=scene.count)
+    elif scene.relation is None:
+        said = grammar.together(scene.first, second=scene.second)
+    else:
+        said = grammar.placed(scene.first, relation=scene.relation, second=scene.second)
+    return list(dict.fromkeys(said))
+
+
+def caption(scene: Scene, *, language: Language = "english", seed: int) -> str:
+    """One phrasing of a scene, drawn evenly from all of the language's."""
+    return random.Random(f"caption {scene} {language} {seed}").choice(phrasings(scene, language=language))
+
+
+def describe(scene: Scene) -> str:
+    """The canonical English sentence of a scene, such as "a large red circle above a small blue square"."""
+    return phrasings(scene, language="english")[0]

@@ -1,0 +1,160 @@
+"""The scenes of the miniature world: what can be said in it, and which combinations no training ever sees.
+
+A `Scene` is what a caption says; a `Picture` (see `drawing`) is one way to show it. Invariants: a scene and a picture
+are pure functions of their seeds; `is_held_out` is closed under saying a relation the other way round, so a held-out
+combination is in no training picture under another name.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Shape = Literal["circle", "square", "triangle", "star", "heart", "cross"]
+Colour = Literal["red", "orange", "yellow", "green", "blue", "purple", "pink", "black"]
+Size = Literal["small", "medium", "large"]
+Relation = Literal["left of", "right of", "above", "below"]
+Category = Literal["single", "colour", "count", "position", "binding"]
+
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+COLOURS: tuple[Colour, ...] = get_args(Colour)
+SIZES: tuple[Size, ...] = get_args(Size)
+RELATIONS: tuple[Relation, ...] = get_args(Relation)
+CATEGORIES: tuple[Category, ...] = get_args(Category)
+COUNTS = (2, 3, 4)
+CONVERSE: dict[Relation, Relation] = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+
+HELD_OUT_COLOURS: frozenset[tuple[Colour, Shape]] = frozenset(
+    {
+        ("purple", "circle"),
+        ("yellow", "square"),
+        ("blue", "triangle"),
+        ("green", "star"),
+        ("orange", "heart"),
+        ("red", "cross"),
+    }
+)
+"""6 of the 48 combinations of colour and shape."""
+
+HELD_OUT_RELATIONS: frozenset[tuple[Shape, Relation, Shape]] = frozenset(
+    {
+        ("circle", "left of", "heart"),
+        ("square", "left of", "star"),
+        ("triangle", "left of", "cross"),
+        ("star", "left of", "circle"),
+        ("heart", "above", "square"),
+        ("cross", "above", "circle"),
+        ("triangle", "above", "star"),
+        ("circle", "above", "triangle"),
+    }
+)
+"""8 of the 60 arrangements of two different shapes, each under one of its two names."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A coloured shape; None for a size that isn't said."""
+
+    shape: Shape
+    colour: Colour
+    size: Size | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`count` things alike, or one thing and a second one.
+
+    A second thing without a relation is "and": side by side or one above the other, either first.
+    """
+
+    first: Thing
+    count: int = 1
+    relation: Relation | None = None
+    second: Thing | None = None
+
+    def __post_init__(self) -> None:
+        assert self.count in (1, *COUNTS) and (self.count == 1 or self.second is None)
+        assert self.relation is None or self.second is not None
+        assert self.second is None or self.first.shape != self.second.shape, "two things of one shape are a count"
+
+    @property
+    def category(self) -> Category:
+        """As GenEval sorts its prompts; `single` says the size too, `colour` leaves it open."""
+        if self.second is not None:
+            return "position" if self.relation else "binding"
+        if self.count > 1:
+            return "count"
+        return "single" if self.first.size else "colour"
+
+    @property
+    def things(self) -> tuple[Thing, ...]:
+        """Each thing that is seen: a count repeats it."""
+        return (self.first, self.second) if self.second else (self.first,) * self.count
+
+    @property
+    def is_held_out(self) -> bool:
+        """It holds a combination that no training shows."""
+        return any((thing.colour, thing.shape) in HELD_OUT_COLOURS for thing in self.things) or (
+            self.second is not None
+            and self.relation is not None
+            and is_relation_held_out(self.first.shape, self.relation, self.second.shape)
+        )
+
+    def converse(self) -> Scene:
+        """The same scene told from the second thing. Only for two things."""
+        assert self.second is not None
+        return Scene(self.second, relation=self.relation and CONVERSE[self.relation], second=self.first)
+
+
+def plainest(scene: Scene) -> Scene:
+    """The one scene of those that mean the same: told as `left of` or `above`, "and" in the order of `SHAPES`."""
+    if scene.second is None:
+        return scene
+    if scene.relation is None:
+        turned = SHAPES.index(scene.first.shape) > SHAPES.index(scene.second.shape)
+    else:
+        turned = scene.relation in ("right of", "below")
+    return scene.converse() if turned else scene
+
+
+def is_relation_held_out(first: Shape, relation: Relation, second: Shape) -> bool:
+    """Whether an arrangement, or the same one told from the second shape, is held out."""
+    return (first, relation, second) in HELD_OUT_RELATIONS or (second, CONVERSE[relation], first) in HELD_OUT_RELATIONS
+
+
+def scenes(
+    category: Category | None = None, *, held_out: bool, seed: int, sized: bool | None = None
+) -> Iterator[Scene]:
+    """Scenes without end, of one category or of all; those held out or those that training may see.
+
+    Of all, categories come in about equal shares, those less often that are more often on the other side of the split.
+
+    `sized` says whether things have a said size: None leaves it to chance in `count`, `position` and `binding` (both
+    things or neither), and True is how a picture is described in full. The same arguments give the same scenes.
+    """
+    draw = random.Random(f"scenes {category} {held_out} {seed} {sized}")
+    while True:
+        chosen = draw.choice(CATEGORIES) if category is None else category
+        scene = _draw_scene(draw, category=chosen, held_out=held_out, sized=sized)
+        if scene.is_held_out == held_out:
+            yield scene
+
+
+def _draw_scene(draw: random.Random, *, category: Category, held_out: bool, sized: bool | None) -> Scene:
+    with_size = {"single": True, "colour": False}.get(category, draw.random() < 0.5) if sized is None else sized
+    first_shape, second_shape = draw.sample(SHAPES, 2)
+    relation = draw.choice(RELATIONS) if category == "position" else None
+    # Most held-out arrangements show a held-out relation; drawn blindly it would be the smaller part.
+    if held_out and category == "position" and draw.random() < 0.5:
+        first_shape, relation, second_shape = draw.choice(sorted(HELD_OUT_RELATIONS))
+        if draw.random() < 0.5:
+            first_shape, relation, second_shape = second_shape, CONVERSE[relation], first_shape
+    first, second = (
+        Thing(shape, draw.choice(COLOURS), draw.choice(SIZES) if with_size else None)
+        for shape in (first_shape, second_shape)
+    )
+    if category in ("position", "binding"):
+        return Scene(first, relation=relation, second=second)
+    return Scene(first, count=draw.choice(COUNTS) if category == "count" else 1)
