@@ -1,0 +1,138 @@
+"""An evaluation as a folder to decide by: `index.html` to read, `report.json` to compute with, sheets to show around.
+
+    index.html            one page that needs no server, no network and none of the other files
+    report.json           all of it as data, every result included
+    sheets/NAME.png       each sheet of pictures as one image
+
+Invariants: each file is published whole, the page last; `report.json` is strict JSON, with null for what isn't finite.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from x2i_platform.evaluation.contact_sheet import contact_sheet
+from x2i_platform.evaluation.curves import Curve
+from x2i_platform.evaluation.publish import png_bytes, publish
+from x2i_platform.evaluation.results import Result
+from x2i_platform.evaluation.statistics import GateVerdict, Row
+
+SCHEMA = 1
+PAGE_FILE, DATA_FILE, SHEETS_FOLDER = "index.html", "report.json", "sheets"
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One caption and its images, one a column of the sheet."""
+
+    caption: str
+    images: Sequence[Image.Image]
+    marks: Sequence[bool | None] = ()
+    """Whether each image is right; shorter than `images`, or None, where nothing says so."""
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures to look at under one heading."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[SheetRow]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report says."""
+
+    title: str
+    facts: Mapping[str, str]
+    """What was compared, and how: model, recipe, digests, steps, seeds."""
+    rows: Sequence[Row]
+    results: Sequence[Result]
+    sheets: Sequence[Sheet] = ()
+    curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
+    """Panels of learning curves: what is on the axis, then name -> [(step, value), …]."""
+    kl: Mapping[str, float] = field(default_factory=dict)
+    """Mean KL per token, in nats, between the attention outputs of baseline and student, by what it was taken over."""
+    verdict: GateVerdict | None = None
+    """None: no gate was asked for."""
+    baseline: str = "teacher"
+    """What the page calls the other side."""
+
+
+def write(folder: Path, report: Report) -> Path:
+    """Write the report and return the path of its page. Files of an earlier report are replaced."""
+    # Jinja loads a template and Matplotlib its fonts; whoever needs the data classes alone needs neither.
+    from x2i_platform.evaluation.page import render
+
+    files = sheet_files([sheet.name for sheet in report.sheets])
+    for sheet, file in zip(report.sheets, files, strict=True):
+        rows = [(row.caption, row.images) for row in sheet.rows]
+        publish(folder / file, png_bytes(contact_sheet(rows, columns=sheet.columns)))
+    publish(folder / DATA_FILE, _strict_json(_data(report, files)).encode())
+    publish(folder / PAGE_FILE, render(report, sheet_files=files).encode())
+    return folder / PAGE_FILE
+
+
+def sheet_files(names: Sequence[str]) -> list[str]:
+    """A file for each sheet, relative to the report; distinct even where names differ in signs or letter case alone."""
+    files: list[str] = []
+    for name in names:
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:60] or "sheet"
+        number, file = 1, f"{SHEETS_FOLDER}/{slug}.png"
+        while file in files:
+            number, file = number + 1, f"{SHEETS_FOLDER}/{slug}-{number + 1}.png"
+        files.append(file)
+    return files
+
+
+def _data(report: Report, files: Sequence[str]) -> dict[str, Any]:
+    sheets = [
+        {
+            "name": sheet.name,
+            "file": file,
+            "columns": list(sheet.columns),
+            "captions": [row.caption for row in sheet.rows],
+        }
+        for sheet, file in zip(report.sheets, files, strict=True)
+    ]
+    return {
+        "schema": SCHEMA,
+        "title": report.title,
+        "baseline": report.baseline,
+        "facts": dict(report.facts),
+        "verdict": asdict(report.verdict) if report.verdict else None,
+        "rows": [asdict(row) for row in report.rows],
+        "kl": dict(report.kl),
+        "curves": {
+            panel: {name: list(curve) for name, curve in curves.items()} for panel, curves in report.curves.items()
+        },
+        "sheets": sheets,
+        "results": [vars(result) for result in report.results],
+    }
+
+
+def _strict_json(data: dict[str, Any]) -> str:
+    try:
+        return json.dumps(data, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(_finite(data), ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """The same value with null for numbers that JSON has no word for, such as the loss of a run that diverged."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
