@@ -28,6 +28,9 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "teacher.sigma": (0.5, {"targets"}),
     "mllm.dtype": ("bfloat16", {"mllm"}),
     "mllm.max_tokens": (64, {"mllm"}),
+    "mllm.max_media_tokens": (64, set()),
+    "mllm.answer_tokens": (8, set()),
+    "mllm.states": ("mixed", {"mllm"}),
     "mllm.template": ("draw {caption}", {"mllm"}),
     "alignnet.fusion": ("mean", set()),
     "alignnet.t5_layers": (2, set()),
@@ -87,6 +90,11 @@ def test_reference_padding_changes_what_the_mllm_table_holds_and_no_other(mini: 
     assert changed_tables(mini, padded) == {"mllm"}
     # Then, and only then, the length padded to enters the MLLM's numbers too.
     assert changed_tables(padded, override(padded, ["teacher.text_tokens=256"])) == {"text", "mllm", "targets"}
+
+
+def test_the_length_of_answers_counts_once_there_are_answers(mini: Recipe) -> None:
+    answering = override(mini, ["mllm.states=answer"])
+    assert changed_tables(answering, override(answering, ["mllm.answer_tokens=8"])) == {"mllm"}
 
 
 def test_weights_count_by_content_and_not_by_place(mini: Recipe, tmp_path: Path) -> None:

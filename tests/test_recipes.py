@@ -203,6 +203,13 @@ def test_a_bad_set_is_one_clear_line(setting: str, message: str) -> None:
     assert message in set_refused(setting)
 
 
+def test_answers_fit_the_teachers_text_and_have_no_padding_of_the_references() -> None:
+    answers = "mllm.states=mixed"
+    assert "mllm.answer_tokens = 600 exceeds" in set_refused(answers, "mllm.answer_tokens=600")
+    assert "'reference' pads prompts; mllm.states 'mixed'" in set_refused(answers, "alignnet.padding=reference")
+    load("mini", shipped=RECIPES, overrides=["mllm.answer_tokens=600"])
+
+
 def test_without_padding_prompts_may_be_longer_than_the_teachers() -> None:
     load("mini", shipped=RECIPES, overrides=["mllm.max_tokens=600", "alignnet.padding=none"])
     assert "alignnet.padding 'reference' pads" in set_refused("mllm.max_tokens=600", "alignnet.padding=reference")

@@ -16,7 +16,7 @@ from x2i_platform.errors import InputError, StoreError
 from x2i_platform.features.reader import read_text
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, sample_id
 from x2i_platform.recipes import override
-from x2i_platform.stages import MLLMStage, Stage, build_stage
+from x2i_platform.stages import MLLMStage, Stage, build_stage, states_kind
 
 __all__ = ["flow", "one_thread", "recipe", "stages"]
 
@@ -189,3 +189,15 @@ def test_a_recipe_with_reference_padding_pads(recipe: Recipe, flow: Flow) -> Non
     stage = build_stage(MLLM, recipe=padded, store_url=flow.store.files.url)
     assert isinstance(stage, MLLMStage)
     assert (stage.pad_to, flow.mllm.pad_to) == (48, None)
+
+
+def test_mixed_states_are_of_the_prompt_for_some_captions_and_of_the_answer_for_others(
+    recipe: Recipe, flow: Flow
+) -> None:
+    flow.mllm.recipe = override(recipe, ["mllm.states=mixed"])
+    flow.run()
+    kinds = {caption: states_kind(sample_id(caption), config=flow.mllm.recipe.mllm) for caption in CAPTIONS}
+    assert set(kinds.values()) == {"prompt", "answer"}
+    for caption, kind in kinds.items():
+        (alone_CSH,) = flow.mllm.mllm.encode([caption], states=kind)
+        torch.testing.assert_close(flow.sample(caption).states_CSH, alone_CSH, rtol=1e-3, atol=1e-4)

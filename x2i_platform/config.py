@@ -19,6 +19,8 @@ REFERENCE_TEMPLATE = "{{'Text input': {caption!r}, 'Instruction editing descript
 Dtype = Literal["float32", "bfloat16", "float16"]
 Fusion = Literal["conv", "scale", "mean"]
 Padding = Literal["zero", "reference", "none"]
+States = Literal["prompt", "answer"]
+"""Which hidden states of the MLLM condition the DiT: those of the prompt, or of the MLLM's answer to it."""
 Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -55,7 +57,14 @@ class MLLMConfig(Frozen):
     revision: str | None = None
     dtype: Dtype = "bfloat16"
     max_tokens: Count = 512
-    """Prompts of more tokens than this are quarantined, never cut."""
+    """Prompts of more tokens than this, those of images and videos apart, are quarantined or refused, never cut."""
+    max_media_tokens: Count = 4096
+    """Tokens that the images and videos of a prompt may have together."""
+    answer_tokens: Count = 256
+    """An answer ends here, if the model doesn't end it before."""
+    states: Literal["prompt", "answer", "mixed"] = "prompt"
+    """What AlignNet learns from: `answer` has the MLLM answer each caption first; `mixed` takes half of the captions'
+    prompt states and half of their answers'."""
     template: str = REFERENCE_TEMPLATE
     """`str.format` template of the user turn; must contain `{caption}` (or `{caption!r}`)."""
 
@@ -133,6 +142,7 @@ class TrainConfig(Frozen):
 class GenerateConfig(Frozen):
     """Defaults of a generation request."""
 
+    states: States = "prompt"
     num_inference_steps: Count = 28
     guidance: float = 3.5
     width: Annotated[int, Field(ge=16, multiple_of=16)] = 1024
@@ -189,10 +199,22 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _prompts_fit_the_teacher(self) -> Self:
-        if self.alignnet.padding != "none" and self.mllm.max_tokens > self.teacher.text_tokens:
+        limits = {"max_tokens": self.mllm.max_tokens}
+        if self.mllm.states != "prompt":
+            limits["answer_tokens"] = self.mllm.answer_tokens
+        for name, limit in limits.items():
+            if self.alignnet.padding != "none" and limit > self.teacher.text_tokens:
+                raise ValueError(
+                    f"mllm.{name} = {limit} exceeds teacher.text_tokens = {self.teacher.text_tokens}, "
+                    f"to which alignnet.padding '{self.alignnet.padding}' pads; lower it"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _reference_padding_is_of_prompts(self) -> Self:
+        if self.alignnet.padding == "reference" and self.mllm.states != "prompt":
             raise ValueError(
-                f"mllm.max_tokens = {self.mllm.max_tokens} exceeds teacher.text_tokens = {self.teacher.text_tokens}, "
-                f"to which alignnet.padding '{self.alignnet.padding}' pads; lower it"
+                f"alignnet.padding 'reference' pads prompts; mllm.states '{self.mllm.states}' needs another"
             )
         return self
 

@@ -21,11 +21,14 @@ def features(recipe: Recipe) -> dict[str, dict[str, Any]]:
     mllm = identity(recipe.mllm.model, revision=recipe.mllm.revision)
     canvas = recipe.teacher.model_dump(mode="json", exclude=_WHERE_FROM)
     encoders = {key: canvas[key] for key in ("dtype", "text_tokens", "clip_tokens")}
+    states = recipe.mllm.model_dump(mode="json", exclude=_WHERE_FROM | {"max_media_tokens"})
+    if recipe.mllm.states == "prompt":
+        del states["answer_tokens"]
     # Only `reference` padding stores what the MLLM computes at padded positions.
     padded = {"padded_to": recipe.teacher.text_tokens} if recipe.alignnet.padding == "reference" else {}
     return {
         TEXT: {"teacher": teacher, **encoders},
-        MLLM: {"mllm": mllm, **recipe.mllm.model_dump(mode="json", exclude=_WHERE_FROM), **padded},
+        MLLM: {"mllm": mllm, **states, **padded},
         # The canvas stands apart because both have `text_tokens`: those the teacher reads, and those kept.
         TARGETS: {"teacher": teacher, "canvas": canvas, **recipe.targets.model_dump(mode="json")},
     }

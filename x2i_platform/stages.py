@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from x2i_platform.config import Recipe, TargetsConfig
+from x2i_platform.config import MLLMConfig, Recipe, States, TargetsConfig
 from x2i_platform.errors import InputError, StoreError, WeightsError, X2IError
 from x2i_platform.features.codec import encode_int8, encode_raw
 from x2i_platform.features.reader import read_samples, read_text
@@ -136,14 +136,19 @@ class MLLMStage(Stage):
         self.pad_to = recipe.teacher.text_tokens if recipe.alignnet.padding == "reference" else None
 
     def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
-        """One row a sample: the hidden states of all layers."""
-        captions = [sample["caption"] for sample in samples]
-        rows = []
-        for sample, states_CSH in zip(samples, self.mllm.encode(captions, pad_to=self.pad_to), strict=True):
-            _require_finite(states_CSH, what="hidden states")
-            columns = tensor_columns(encode_raw(states_CSH))
-            rows.append([{"sample_id": sample["sample_id"], "num_tokens": states_CSH.shape[1], **columns}])
-        return rows
+        """One row a sample: the hidden states of all layers, of the caption or of the answer to it."""
+        kinds = [states_kind(sample["sample_id"], config=self.recipe.mllm) for sample in samples]
+        states: dict[int, Tensor] = {}
+        for kind in dict.fromkeys(kinds):
+            chosen = [i for i, each in enumerate(kinds) if each == kind]
+            captions = [samples[i]["caption"] for i in chosen]
+            states.update(zip(chosen, self.mllm.encode(captions, states=kind, pad_to=self.pad_to), strict=True))
+        return [[self._row(sample, states_CSH=states[i])] for i, sample in enumerate(samples)]
+
+    def _row(self, sample: Row, *, states_CSH: Tensor) -> Row:
+        _require_finite(states_CSH, what="hidden states")
+        columns = tensor_columns(encode_raw(states_CSH))
+        return {"sample_id": sample["sample_id"], "num_tokens": states_CSH.shape[1], **columns}
 
 
 class TargetsStage(Stage):
@@ -209,6 +214,13 @@ class TargetsStage(Stage):
 
 
 STAGES: dict[str, type[Stage]] = {stage.table: stage for stage in (TextStage, MLLMStage, TargetsStage)}
+
+
+def states_kind(sample_id: str, *, config: MLLMConfig) -> States:
+    """Whose states a caption gives; `mixed` decides by its id, so it is the same in every run."""
+    if config.states != "mixed":
+        return config.states
+    return "answer" if sample_seed(sample_id, seed=0, purpose="states") % 2 else "prompt"
 
 
 def draw_tokens(sample_id: str, *, config: TargetsConfig, num_text: int, num_image: int) -> tuple[Tensor, Tensor]:

@@ -170,14 +170,20 @@ def test_states_that_do_not_fit_are_refused() -> None:
     mask_BS = torch.ones(1, 6, dtype=torch.bool)
     with pytest.raises(WeightsError, match=r"4 layers, tokens, 24\), not \(1, 5, 6, 24\)"):
         alignnet(torch.zeros(1, 5, 6, 24), mask_BS=mask_BS)
-    with pytest.raises(InputError, match="11 MLLM tokens is longer than the teacher's 10"):
-        alignnet(torch.zeros(1, 4, 11, 24), mask_BS=torch.ones(1, 11, dtype=torch.bool))
-    with pytest.raises(InputError, match="11 MLLM tokens"):
-        pad_states(make_states(11, 3), text_tokens=10)
     with pytest.raises(InputError, match=r"got lengths \[3, 0\]"):
         pad_states(make_states(3, 0), text_tokens=10)
     with pytest.raises(InputError, match=r"got lengths \[\]"):
         pad_states([], text_tokens=10)
+
+
+def test_a_prompt_longer_than_the_teachers_text_stays_as_it_is() -> None:
+    """Images and videos are; and FLUX takes any number of conditioning tokens."""
+    alignnet = make()
+    states_BCSH, mask_BS = pad_states(make_states(13, 4), text_tokens=10)
+    assert states_BCSH.shape[2] == 13
+    long, short = alignnet(states_BCSH, mask_BS=mask_BS), alignnet(states_BCSH[:, :, :10], mask_BS=mask_BS[:, :10])
+    assert long.prompt_embeds_BTE.shape[1] == 13
+    torch.testing.assert_close(long.pooled_BP[1], short.pooled_BP[1])
 
 
 def test_pad_states_keeps_dtype_and_places_zeros() -> None:

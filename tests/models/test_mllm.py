@@ -12,7 +12,8 @@ from conftest import CAPTIONS
 
 from x2i_platform.config import MLLMConfig
 from x2i_platform.errors import WeightsError, X2IError
-from x2i_platform.models.mllm import MLLM, Prompt, PromptTooLong
+from x2i_platform.models.mllm import MLLM, PromptTooLong
+from x2i_platform.models.prompts import Prompt
 
 STRANGE = [
     "braces {caption} {0} {{x}} {",
@@ -105,9 +106,9 @@ def test_a_prompt_is_taken_as_it_stands(mllm: MLLM, mllm_config: MLLMConfig) -> 
         family=mllm._family,
         config=MLLMConfig(model=mllm_config.model, template="{caption}"),
     )
-    prompt = Prompt(text=reference_prompt(CAPTIONS[0]))
+    prompt = Prompt.of(reference_prompt(CAPTIONS[0]))
     assert mllm.tokenize([prompt])[0].tolist() == mllm.tokenize([CAPTIONS[0]])[0].tolist()
-    assert plain.tokenize(["a {caption}"])[0].tolist() == plain.tokenize([Prompt("a {caption}")])[0].tolist()
+    assert plain.tokenize(["a {caption}"])[0].tolist() == plain.tokenize([Prompt.of("a {caption}")])[0].tolist()
 
 
 def test_a_prompt_too_long_names_its_length_and_place(mllm: MLLM) -> None:

@@ -96,13 +96,14 @@ def test_a_seed_is_the_one_asked_for_or_the_line_number(tmp_path: Path) -> None:
 def test_a_file_name_changes_with_all_that_decides_the_image_and_with_nothing_else(tmp_path: Path) -> None:
     [plain] = read(tmp_path, '{"prompt": "a"}')
     [again] = read(tmp_path, '{"id": 7, "prompt": "a", "seed": 1, "width": 64, "tag": "x"}')
-    text = '["a",1,{"guidance":3.5,"height":32,"num_inference_steps":4,"width":64},"m"]'
+    text = '["a",1,{"guidance":3.5,"height":32,"num_inference_steps":4,"states":"prompt","width":64},"m"]'
     assert name(again) == name(plain) == f"000001-{hashlib.sha256(text.encode()).hexdigest()[:12]}.png"
     others = [read(tmp_path, line)[0] for line in ('{"prompt": "b"}', '{"prompt": "a", "seed": 2}')]
     others_names = {name(line) for line in others}
     others_names.add(name(plain, settings=DEFAULTS.model_copy(update={"guidance": 3.0})))
+    others_names.add(name(plain, settings=DEFAULTS.model_copy(update={"states": "answer"})))
     others_names.add(name(plain, model="n"))
-    assert len(others_names | {name(plain)}) == 5
+    assert len(others_names | {name(plain)}) == 6
 
 
 def test_compressed_files_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:

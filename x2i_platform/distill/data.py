@@ -174,7 +174,10 @@ class Collate:
     text_tokens: int
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """One batch."""
+        """One batch. Raises TrainingError for more MLLM tokens than the teacher has: taps would not match."""
+        longest = max(sample.states_CSH.shape[1] for sample in samples)
+        if self.padding != "none" and longest > self.text_tokens:
+            raise TrainingError(f"a caption of {longest} MLLM tokens; the teacher has {self.text_tokens} text tokens")
         states_BCSH, mask_BS = pad_states(
             [sample.states_CSH for sample in samples], text_tokens=self.text_tokens, padding=self.padding
         )

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import torch
+from torch import Tensor
 
 from x2i_platform.config import TrainConfig
 from x2i_platform.distill.data import Batch, Place
+from x2i_platform.distill.losses import attention_kl
 from x2i_platform.distill.step import Student, distill_step
+from x2i_platform.models.alignnet import Conditioning
+from x2i_platform.models.taps import attention_taps
 from x2i_platform.models.teacher import Teacher
+from x2i_platform.models.text_encoders import TextConditioning
 
 
 @torch.no_grad()
@@ -22,6 +27,36 @@ def validation_losses(
         result = distill_step(student, teacher=teacher, batch=batch, config=config)
         losses.append(float(result.loss) / result.num_tokens)
     return losses
+
+
+@torch.no_grad()
+def attention_distance(
+    student: Conditioning, *, goal: TextConditioning, teacher: Teacher, seeds: Sequence[int], config: TrainConfig
+) -> float:
+    """KL per token, in nats, between the DiT's attention outputs under two conditionings: all taps and tokens.
+
+    Where the student has another number of text tokens than the teacher, only image tokens are compared.
+    """
+    taken = []
+    for prompt_embeds_BTE, pooled_BP in (student, (goal.prompt_embeds_BTE, goal.pooled_BP)):
+        num_text = prompt_embeds_BTE.shape[1]
+        with attention_taps(teacher.dit, teacher.tap_names) as outputs:
+            teacher.forward(prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=teacher.noise(seeds))
+        taken.append({tap: _streams(output, tap=tap, num_text=num_text) for tap, output in outputs.items()})
+    mine, theirs = taken
+    pairs = [(mine[tap][stream], theirs[tap][stream]) for tap in mine for stream in mine[tap]]
+    pairs = [(left, right) for left, right in pairs if left.shape == right.shape]
+    loss = attention_kl(
+        *map(list, zip(*pairs, strict=True)), temperature=config.temperature, direction=config.direction
+    )
+    return float(loss) / sum(left.shape[1] for left, _ in pairs)
+
+
+def _streams(output_BND: Tensor, *, tap: str, num_text: int) -> dict[str, Tensor]:
+    """A tap's text and image tokens; a single block has its text tokens first."""
+    if tap.startswith("double."):
+        return {tap.rpartition(".")[2]: output_BND}
+    return {"text": output_BND[:, :num_text], "image": output_BND[:, num_text:]}
 
 
 def shared_out(places: Sequence[Place], *, rank: int, world: int) -> tuple[list[Place], int]:

@@ -33,7 +33,8 @@ class AlignNetDims:
     """C: layers of the MLLM plus one for its embedding output."""
     hidden_size: int
     text_tokens: int = 512
-    """Conditioning tokens the DiT was trained with; `zero` and `reference` padding fill up to it."""
+    """Conditioning tokens the DiT was trained with; `zero` and `reference` padding fill up to it. A longer prompt stays
+    as it is: FLUX gives text no positions, so it takes any number of tokens."""
     prompt_dim: int = 4096
     pooled_dim: int = 768
     t5_heads: int | None = None
@@ -81,9 +82,8 @@ class AlignNet(nn.Module):
     def forward(self, states_BCSH: Tensor, *, mask_BS: Tensor) -> Conditioning:
         """Conditioning of a padded batch: `prompt_embeds (B, T, E)` and `pooled (B, P)`.
 
-        `mask_BS` is True at valid positions. T is `dims.text_tokens`, or S with padding `none`. States are cast to the
-        weights' dtype unless autocast is on. Raises WeightsError for states of another MLLM, InputError for too many
-        tokens.
+        `mask_BS` is True at valid positions. T is `dims.text_tokens`, or S where that is more, or with padding `none`.
+        States are cast to the weights' dtype unless autocast is on. Raises WeightsError for states of another MLLM.
         """
         self._check_states(states_BCSH)
         if not torch.is_autocast_enabled(states_BCSH.device.type):
@@ -109,15 +109,13 @@ class AlignNet(nn.Module):
                 f"this AlignNet takes MLLM states (batch, {dims.num_layers} layers, tokens, {dims.hidden_size}), not "
                 f"{shape}: they come from another MLLM"
             )
-        if self.config.padding != "none":
-            _check_length(shape[2], text_tokens=dims.text_tokens)
 
     def _pad(self, states_BCSH: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Zero what is not valid, and extend to the teacher's text length, as `config.padding` says."""
         if self.config.padding != "reference":
             states_BCSH = states_BCSH.masked_fill(~mask_BS[:, None, :, None], 0)
         missing = self.dims.text_tokens - states_BCSH.shape[2]
-        if self.config.padding != "none" and missing:
+        if self.config.padding != "none" and missing > 0:
             states_BCSH = nn.functional.pad(states_BCSH, (0, 0, 0, missing))
             mask_BS = nn.functional.pad(mask_BS, (0, missing))
         return states_BCSH, mask_BS
@@ -136,17 +134,14 @@ class AlignNet(nn.Module):
 def pad_states(states: Sequence[Tensor], *, text_tokens: int, padding: Padding = "zero") -> tuple[Tensor, Tensor]:
     """Collate states `(C, S_i, H)` of several prompts into `states (B, C, S, H)` and their validity mask `(B, S)`.
 
-    Padding is zeros on the right: up to `text_tokens`, or with `none` up to the longest. Keeps dtype and device.
-    Raises InputError for no prompt, an empty one, or one longer than `text_tokens` (never with `none`).
+    Padding is zeros on the right: up to `text_tokens` at least, or with `none` up to the longest. Keeps dtype and
+    device. Raises InputError for no prompt or an empty one.
     """
     lengths = [one_CSH.shape[1] for one_CSH in states]
     if not lengths or not min(lengths):
         raise InputError(f"AlignNet needs at least one prompt and one token in each, got lengths {lengths}")
-    longest = max(lengths)
-    if padding != "none":
-        _check_length(longest, text_tokens=text_tokens)
     num_layers, _, hidden_size = states[0].shape
-    size = longest if padding == "none" else text_tokens
+    size = max(lengths) if padding == "none" else max(*lengths, text_tokens)
     states_BCSH = states[0].new_zeros(len(states), num_layers, size, hidden_size)
     for row_CSH, one_CSH in zip(states_BCSH, states, strict=True):
         row_CSH[:, : one_CSH.shape[1]] = one_CSH
@@ -171,14 +166,6 @@ class _Projector(nn.Module):
         prompt_embeds_BTE = self.projector(self.layernorm(fused_BTH))
         pooled_BP = (self.fc(prompt_embeds_BTE) * pooled_over_BT.unsqueeze(-1)).sum(1)
         return Conditioning(prompt_embeds_BTE, pooled_BP / pooled_over_BT.sum(1, keepdim=True))
-
-
-def _check_length(num_tokens: int, *, text_tokens: int) -> None:
-    if num_tokens > text_tokens:
-        raise InputError(
-            f"a prompt of {num_tokens} MLLM tokens is longer than the teacher's {text_tokens} text tokens; shorten it, "
-            "or use alignnet.padding=none"
-        )
 
 
 def _t5_stack(dims: AlignNetDims, *, num_layers: int) -> nn.Module:

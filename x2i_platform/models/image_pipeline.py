@@ -16,6 +16,7 @@ from torch import Tensor
 from x2i_platform.config import GenerateConfig, TeacherConfig
 from x2i_platform.errors import ConfigError
 from x2i_platform.models.components import load_frozen, load_part
+from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.weights import locate
 
 
@@ -47,6 +48,10 @@ class ImagePipeline:
             tokenizer_2=None,
         )
         return cls(pipeline)
+
+    def teacher(self, config: TeacherConfig) -> Teacher:
+        """The same DiT, as distillation uses it. Raises ConfigError on a canvas it can't draw."""
+        return Teacher(self._pipeline.transformer, config=config, latent_scale=self._pipeline.vae_scale_factor)
 
     def generate(
         self, prompt_embeds_BTE: Tensor, *, pooled_BP: Tensor, seeds: Sequence[int], settings: GenerateConfig

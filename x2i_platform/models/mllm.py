@@ -1,8 +1,8 @@
 """Prompts become the hidden states of all layers of a frozen multimodal LLM: what AlignNet reads.
 
-One prefill over the prompt, without the LM head. Unless asked otherwise, only valid positions are given: what stays at
-padded positions differs between versions and attention kernels. Each prompt's states are, up to rounding, those it has
-alone in a batch.
+One prefill over the prompt, without the LM head; or over the prompt and the model's own answer to it. Unless asked
+otherwise, only valid positions are given: what stays at padded positions differs between versions and attention
+kernels. Each prompt's states are, up to rounding, those it has alone in a batch.
 
 Shape suffixes: B batch, C layers + 1 (the embedding output first, the last after the final norm), S tokens, H width.
 """
@@ -15,14 +15,14 @@ from typing import Any, Self
 
 import torch
 import transformers
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from x2i_platform.config import MLLMConfig
+from x2i_platform.config import MLLMConfig, States
 from x2i_platform.errors import InputError, WeightsError
 from x2i_platform.models.catalog import read_config
 from x2i_platform.models.components import load_frozen, load_part
+from x2i_platform.models.prompts import Inputs, Prompt, collate, media_inputs, text_inputs
 from x2i_platform.models.weights import locate
 
 
@@ -35,28 +35,18 @@ class PromptTooLong(InputError):  # noqa: N818
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """One user turn, already worded; a caption becomes one through the recipe's template. Text so far: images, video
-    and audio are further fields, which `messages` turns into content parts."""
-
-    text: str
-
-    def messages(self) -> list[dict[str, str]]:
-        """The chat that a tokenizer's template renders."""
-        return [{"role": "user", "content": self.text}]
-
-
-@dataclass(frozen=True)
 class Family:
     """What is particular to feeding one family of models."""
 
     token_types: bool
-    """The forward takes `mm_token_type_ids` (text 0, image 1, video 2); without them Qwen2.5-VL places vision tokens
-    wrongly, in silence."""
+    """The forward takes images, videos and `mm_token_type_ids` (text 0, image 1, video 2); without the types
+    Qwen2.5-VL places vision tokens wrongly, in silence."""
+    whole: Any
+    """The class that has the LM head too."""
 
 
-FAMILIES = {"qwen2_5_vl": Family(token_types=True)}
-TEXT_ONLY = Family(token_types=False)
+FAMILIES = {"qwen2_5_vl": Family(token_types=True, whole=transformers.Qwen2_5_VLForConditionalGeneration)}
+TEXT_ONLY = Family(token_types=False, whole=transformers.AutoModelForCausalLM)
 
 
 class MLLM:
@@ -67,6 +57,8 @@ class MLLM:
         self.tokenizer = tokenizer
         self._family = family
         self._config = config
+        self._whole: Any = None
+        self._loaded_processor: Any = None
 
     @classmethod
     def load(cls, config: MLLMConfig, *, device: str = "cpu") -> Self:
@@ -99,55 +91,116 @@ class MLLM:
         A `str` is a caption and goes through the recipe's template; a `Prompt` is taken as it stands. Raises
         PromptTooLong.
         """
-        limit = self._config.max_tokens
-        return [self._tokenize(prompt, index=index, limit=limit) for index, prompt in enumerate(prompts)]
+        return [each.ids for each in self._read(prompts, limit=self._config.max_tokens)]
 
     @torch.no_grad()
-    def encode(self, prompts: Sequence[str | Prompt], *, pad_to: int | None = None) -> list[Tensor]:
+    def encode(
+        self, prompts: Sequence[str | Prompt], *, states: States = "prompt", pad_to: int | None = None
+    ) -> list[Tensor]:
         """Hidden states `(C, S, H)` of each prompt, in the model's dtype on its device. Raises PromptTooLong.
+
+        With states `answer`, the model answers first, always with its likeliest token, and S counts the answer's
+        tokens, the one that ends it included.
 
         With `pad_to`, S is that number for every prompt and what the model leaves at the padded positions, on the left,
         is given too, as the reference code feeds it to AlignNet; a prompt above `pad_to` is too long.
         """
-        limit = min(self._config.max_tokens, pad_to or self._config.max_tokens)
-        ids = [self._tokenize(prompt, index=index, limit=limit) for index, prompt in enumerate(prompts)]
-        if not ids:
+        inputs = self._read(prompts, limit=min(self._config.max_tokens, pad_to or self._config.max_tokens))
+        if not inputs:
             return []
-        lengths = [len(each) for each in ids]
-        if pad_to is not None:
-            # The reference pads on the left, with the tokenizer's own token, whose states it feeds on.
-            filler = self.tokenizer.pad_token_id or 0
-            ids = [nn.functional.pad(each, (pad_to - len(each), 0), value=filler) for each in ids]
-        # Causal attention keeps what stands right of a prompt out of its states, so any id pads.
-        input_ids_BS = pad_sequence(ids, batch_first=True)
-        mask_BS = _mask(lengths, size=input_ids_BS.shape[1], on_the_left=pad_to is not None)
-        inputs = {"input_ids": input_ids_BS, "attention_mask": mask_BS}
-        if self._family.token_types:
-            inputs["mm_token_type_ids"] = torch.zeros_like(input_ids_BS)
-        device = self.model.device
+        if states == "prompt":
+            return self._states(inputs, kept=[len(each.ids) for each in inputs], pad_to=pad_to)
+        answers = self._answer_ids(inputs)
+        answered = [prompt.answered(answer) for prompt, answer in zip(inputs, answers, strict=True)]
+        return self._states(answered, kept=[len(answer) for answer in answers], pad_to=None)
+
+    @torch.no_grad()
+    def answer(self, prompts: Sequence[str | Prompt]) -> list[str]:
+        """What the model says to each prompt, at most `answer_tokens` tokens of it. Raises PromptTooLong."""
+        inputs = self._read(prompts, limit=self._config.max_tokens)
+        ids = self._answer_ids(inputs) if inputs else []
+        return [str(self.tokenizer.decode(answer, skip_special_tokens=True)) for answer in ids]
+
+    def _states(self, inputs: list[Inputs], *, kept: Sequence[int], pad_to: int | None) -> list[Tensor]:
+        """Of the last `kept` tokens of each, or of all `pad_to` positions."""
+        # Causal attention keeps what stands right of a prompt out of its states, so any id pads. The reference pads on
+        # the left, with the tokenizer's own token, whose states it feeds on.
+        filler = self.tokenizer.pad_token_id or 0 if pad_to else 0
         output = self.model(
-            **{name: value.to(device) for name, value in inputs.items()}, use_cache=False, output_hidden_states=True
+            **self._on_device(collate(inputs, size=pad_to, left=pad_to is not None, filler=filler)),
+            use_cache=False,
+            output_hidden_states=True,
         )
+        ends = [pad_to or len(each.ids) for each in inputs]
+        starts = [0 if pad_to else end - count for end, count in zip(ends, kept, strict=True)]
         return [
-            torch.stack([layer_BSH[row, : len(each)] for layer_BSH in output.hidden_states])
-            for row, each in enumerate(ids)
+            torch.stack([layer_BSH[row, start:end] for layer_BSH in output.hidden_states])
+            for row, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
 
-    def _tokenize(self, prompt: str | Prompt, *, index: int, limit: int) -> Tensor:
+    def _answer_ids(self, inputs: list[Inputs]) -> list[Tensor]:
+        """The likeliest answers, each up to and with the token that ends it."""
+        model = self._with_head()
+        filler = self.tokenizer.pad_token_id or 0
+        batch = self._on_device(collate(inputs, left=True, filler=filler))
+        limit = self._config.answer_tokens
+        made = model.generate(**batch, max_new_tokens=limit, do_sample=False, pad_token_id=filler)
+        ends = _end_tokens(model.generation_config.eos_token_id)
+        return [_until_end(row[batch["input_ids"].shape[1] :].cpu(), ends) for row in made]
+
+    def _with_head(self) -> Any:
+        """The whole model: its LM head is read when the first answer is asked for."""
+        if self._whole is None:
+            folder = locate(self._config.model, revision=self._config.revision)
+            kind = self._family.whole
+            self._whole = load_frozen(kind, folder, dtype=self._config.dtype, device=str(self.model.device))
+            self.model = self._whole.base_model  # one copy of the weights
+        return self._whole
+
+    def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if not self._family.token_types:
+            batch.pop("mm_token_type_ids")
+        return {name: value.to(self.model.device) for name, value in batch.items()}
+
+    def _read(self, prompts: Sequence[str | Prompt], *, limit: int) -> list[Inputs]:
+        return [self._read_one(prompt, index=index, limit=limit) for index, prompt in enumerate(prompts)]
+
+    def _read_one(self, prompt: str | Prompt, *, index: int, limit: int) -> Inputs:
         if isinstance(prompt, str):
-            prompt = Prompt(self._config.template.format(caption=prompt))
+            prompt = Prompt.of(self._config.template.format(caption=prompt))
         text = self.tokenizer.apply_chat_template(prompt.messages(), tokenize=False, add_generation_prompt=True)
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids  # the template writes them
-        if len(ids) > limit:
+        if prompt.media:
+            inputs = media_inputs(text, media=prompt.media, processor=self._processor())
+        else:
+            inputs = text_inputs(text, tokenizer=self.tokenizer)
+        count, media = len(inputs.ids) - inputs.num_media_tokens, inputs.num_media_tokens
+        if count > limit:
             shown = prompt.text if len(prompt.text) <= 60 else f"{prompt.text[:60]}…"
-            raise PromptTooLong(f"prompt of {len(ids)} tokens, at most {limit} fit: {shown!r}", index=index)
-        return torch.tensor(ids)
+            raise PromptTooLong(f"prompt of {count} tokens, at most {limit} fit: {shown!r}", index=index)
+        if media > self._config.max_media_tokens:
+            raise PromptTooLong(
+                f"images and videos of {media} tokens, at most mllm.max_media_tokens = {self._config.max_media_tokens}",
+                index=index,
+            )
+        return inputs
+
+    def _processor(self) -> Any:
+        """What cuts images and videos to patches; read when the first one comes."""
+        if not self._family.token_types:
+            raise InputError(f"MLLM '{self._config.model}' takes text only, not images or videos")
+        if self._loaded_processor is None:
+            folder = locate(self._config.model, revision=self._config.revision)
+            self._loaded_processor = load_part(transformers.AutoProcessor, folder)
+        return self._loaded_processor
 
 
-def _mask(lengths: Sequence[int], *, size: int, on_the_left: bool) -> Tensor:
-    """1 at the positions of each prompt, 0 at padding, `(B, S)`."""
-    position_S, length_B1 = torch.arange(size), torch.tensor(lengths)[:, None]
-    return (position_S >= size - length_B1 if on_the_left else position_S < length_B1).long()
+def _end_tokens(ids: int | Sequence[int] | None) -> set[int]:
+    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
+
+
+def _until_end(ids: Tensor, ends: set[int]) -> Tensor:
+    found = [place for place, token in enumerate(ids.tolist()) if token in ends]
+    return ids[: found[0] + 1] if found else ids
 
 
 def _family(config: dict[str, Any], *, model: str) -> Family:

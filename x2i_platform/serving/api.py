@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from x2i_platform.config import GenerateConfig
+from x2i_platform.config import GenerateConfig, States
 
 MAX_SIDE = 2048
 SIZE = re.compile(r"[0-9]{2,4}x[0-9]{2,4}")
@@ -36,6 +36,7 @@ class GenerationRequest(BaseModel):
     output_format: Literal["png", "jpeg", "webp"] = "png"
     user: str | None = None
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
+    states: States | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
 
@@ -60,6 +61,7 @@ class GenerationRequest(BaseModel):
         """The request's settings over the model's defaults."""
         width, height = (defaults.width, defaults.height) if self.size == "auto" else map(int, self.size.split("x"))
         return GenerateConfig(
+            states=self.states or defaults.states,
             num_inference_steps=self.num_inference_steps or defaults.num_inference_steps,
             guidance=defaults.guidance if self.guidance_scale is None else self.guidance_scale,
             width=width,

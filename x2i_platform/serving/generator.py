@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 
-from x2i_platform.config import GenerateConfig, Recipe
+from x2i_platform.config import GenerateConfig, Recipe, States
 from x2i_platform.errors import WeightsError
-from x2i_platform.models.alignnet import AlignNet, pad_states
+from x2i_platform.models.alignnet import AlignNet, Conditioning, pad_states
 from x2i_platform.models.catalog import dit_dims
 from x2i_platform.models.image_pipeline import ImagePipeline
 from x2i_platform.models.mllm import MLLM
+from x2i_platform.models.prompts import Prompt
 from x2i_platform.models.released import load_alignnet
 
 RECIPE_FILE = "recipe.json"
@@ -33,7 +34,8 @@ RECIPE_FILE = "recipe.json"
 class ImageRequest:
     """One image to make."""
 
-    prompt: str
+    prompt: str | Prompt
+    """A caption, which goes through the recipe's template, or a whole turn."""
     seed: int
     settings: GenerateConfig
 
@@ -88,21 +90,25 @@ class Generator:
         return [images[i] for i in range(len(requests))]
 
     def _generate_alike(self, requests: Sequence[ImageRequest], *, settings: GenerateConfig) -> list[Image.Image]:
-        padding, text_tokens = self.recipe.alignnet.padding, self.recipe.teacher.text_tokens
-        if padding == "none" and len(requests) > 1:
+        if self.recipe.alignnet.padding == "none" and len(requests) > 1:
             # The DiT knows no mask: among longer prompts a shorter one would get padding it doesn't get alone.
             return [image for request in requests for image in self._generate_alike([request], settings=settings)]
-        states = self.mllm.encode(
-            [request.prompt for request in requests], pad_to=text_tokens if padding == "reference" else None
-        )
-        states_BCSH, mask_BS = pad_states(states, text_tokens=text_tokens, padding=padding)
-        conditioning = self.alignnet(states_BCSH, mask_BS=mask_BS)
+        conditioning = self.condition([request.prompt for request in requests], states=settings.states)
         return self.images.generate(
             conditioning.prompt_embeds_BTE,
             pooled_BP=conditioning.pooled_BP,
             seeds=[request.seed for request in requests],
             settings=settings,
         )
+
+    @torch.inference_mode()
+    def condition(self, prompts: Sequence[str | Prompt], *, states: States) -> Conditioning:
+        """What AlignNet makes of prompts: the DiT's conditioning. Raises PromptTooLong."""
+        padding, text_tokens = self.recipe.alignnet.padding, self.recipe.teacher.text_tokens
+        encoded = self.mllm.encode(prompts, states=states, pad_to=text_tokens if padding == "reference" else None)
+        states_BCSH, mask_BS = pad_states(encoded, text_tokens=text_tokens, padding=padding)
+        conditioning: Conditioning = self.alignnet(states_BCSH, mask_BS=mask_BS)
+        return conditioning
 
 
 def read_recipe(folder: Path) -> Recipe:

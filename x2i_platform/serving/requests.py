@@ -1,7 +1,7 @@
 """Lines of a request file become image requests; each bad line becomes an error of its own.
 
-A line is a JSON object with `prompt` and, if wanted, `id`, `seed`, `width`, `height`, `num_inference_steps` and
-`guidance`. Other keys are carried along to the index, so prompt sets such as GenEval's serve as they are; one that
+A line is a JSON object with `prompt` and, if wanted, `id`, `seed`, `states`, `width`, `height`, `num_inference_steps`
+and `guidance`. Other keys are carried along to the index, so prompt sets such as GenEval's serve as they are; one that
 looks like a misspelt option, or is another tool's name of one, is refused.
 """
 
@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from x2i_platform.config import Count, GenerateConfig, digest
+from x2i_platform.config import Count, GenerateConfig, States, digest
 from x2i_platform.errors import InputError
 
 OTHER_NAMES = {
@@ -40,6 +40,7 @@ class RequestLine(BaseModel):
     prompt: Annotated[str, Field(min_length=1, max_length=20_000)]
     id: str | int | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    states: States | None = None
     width: Side | None = None
     height: Side | None = None
     num_inference_steps: Count | None = None
