@@ -19,7 +19,7 @@ from pipelines import RECIPES
 from x2i_platform.config import Recipe
 from x2i_platform.console import err, fail, progress_bar, show, show_rows
 from x2i_platform.errors import X2IError
-from x2i_platform.recipes import load, shipped_names
+from x2i_platform.recipes import load
 
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -139,6 +139,48 @@ def generate(
 
 
 @app.command()
+def evaluate(
+    model: ModelName,
+    recipe: Annotated[str | None, typer.Option(help="Recipe to run the model by; default: its own.")] = None,
+    baseline: Annotated[str, typer.Option(help="'teacher', or another model.")] = "teacher",
+    suite: Annotated[list[str] | None, typer.Option(help="Suite of the miniature world; default: all.")] = None,
+    states: Annotated[list[str] | None, typer.Option(help="'prompt' or 'answer'; default: both.")] = None,
+    cases: Annotated[int, typer.Option(min=1, help="Scenes of each suite, held out and seen.")] = 200,
+    prompts: Annotated[str | None, typer.Option(help="Prompts in place of suites: GenEval's, JSONL, text.")] = None,
+    images: Annotated[int, typer.Option(min=1, help="Images of each prompt of a file.")] = 4,
+    layout: Annotated[str | None, typer.Option(help="Lay images out for a scorer: geneval or dpg.")] = None,
+    report: Annotated[Path, typer.Option(help="Folder for the report and its images.")] = Path("x2i-evaluation"),
+    gate: Annotated[str | None, typer.Option(metavar="max_drop=X", help="Champion, or exit 2 if worse.")] = None,
+    tracking_uri: TrackingUri = None,
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare a model with its teacher, or another model, on the same prompts and noise. Run again to continue."""
+    from pipelines.evaluation_options import options  # first, as the rest loads torch
+
+    chosen = options(suites=suite, states=states, cases=cases, prompts=prompts, images=images, layout=layout, gate=gate)
+    from pipelines import evaluate as flow
+    from x2i_platform.registry.evaluations import learning_curves, pin
+
+    model = pin(model, tracking_uri=(uri := _tracking(tracking_uri)))
+    student = flow.student(model, _resolve(model, uri), recipe=recipe, overrides=overrides or [])
+    if dry_run:
+        show(flow.describe(student, chosen, out=report), title="would draw", as_json=as_json)
+        return
+    other = flow.Versus() if baseline == "teacher" else flow.Versus(baseline, _resolve(baseline, uri))
+    curves = learning_curves(model, tracking_uri=uri)
+    with progress_bar("evaluate", unit="images") as bar:
+        outcome = flow.run(student, out=report, options=chosen, versus=other, curves=curves, on_progress=bar)
+    published = flow.publish(outcome, model=model, tracking_uri=uri)
+    if not as_json:
+        show_rows(flow.table(outcome), as_json=False)
+    show({**flow.summary(outcome), **published}, title=f"{model} against {other.name}", as_json=as_json)
+    if outcome.verdict and not outcome.verdict.holds:
+        raise X2IError(f"gate: {outcome.verdict.reason}")
+
+
+@app.command()
 def serve(
     model: ModelName,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -174,19 +216,10 @@ def plan(
     as_json: JsonFlag = False,
 ) -> None:
     """What a recipe costs: bytes, FLOPs, GPU-hours, money. Nothing is loaded or written."""
-    from pipelines.plan import count_captions, plan_recipe
+    from pipelines.plan import plan_captions
 
-    if (captions is None) == (rows is None):
-        raise X2IError("plan needs either --captions PATH or --rows N")
     chosen = _load(recipe, overrides)
-    counted = count_captions(captions, column=column) if captions else None
-    priced = plan_recipe(
-        chosen,
-        rows=counted.rows if counted else rows or 0,
-        **({"caption_chars": counted.mean_chars} if counted else {}),
-        gpu=gpu,
-        price=price,
-    )
+    priced = plan_captions(chosen, captions=captions, rows=rows, column=column, gpu=gpu, price=price)
     show(asdict(priced), title=f"plan of {chosen.name}", as_json=as_json)
 
 
@@ -206,25 +239,17 @@ def demo(
 @app.command()
 def recipes(as_json: JsonFlag = False) -> None:
     """List the shipped recipes."""
-    found = [load(name, shipped=RECIPES) for name in shipped_names(RECIPES)]
-    rows = [{"recipe": r.name, "teacher": r.teacher.model, "mllm": r.mllm.model, "what": r.description} for r in found]
-    if not as_json:  # three long names side by side leave no room for what they are for
-        rows = [{"recipe": r["recipe"], "what": "{what}\n{teacher} + {mllm}".format(**r)} for r in rows]
-    show_rows(rows, as_json=as_json)
+    from pipelines.listings import shipped_recipes
+
+    show_rows(shipped_recipes(wide=as_json), as_json=as_json)
 
 
 @app.command()
 def models(tracking_uri: TrackingUri = None, as_json: JsonFlag = False) -> None:
     """List the models whose sizes are known, and those registered in MLflow."""
-    from x2i_platform.models.catalog import MLLMS, TEACHERS
-    from x2i_platform.registry.models import list_models
+    from pipelines.listings import known_models, registered_models
 
-    known = [{"model": name, "kind": "teacher", "parameters": e.dit_parameters} for name, e in TEACHERS.items()]
-    known += [{"model": name, "kind": "MLLM", "parameters": e.parameters} for name, e in MLLMS.items()]
-    registered = [
-        {"model": f"models:/{m.name}", "versions": len(m.versions), "aliases": dict(m.aliases)}
-        for m in list_models(_tracking(tracking_uri))
-    ]
+    known, registered = known_models(), registered_models(_tracking(tracking_uri))
     if as_json:
         show({"known": known, "registered": registered}, title="models", as_json=True)
         return

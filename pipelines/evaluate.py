@@ -1,62 +1,273 @@
-"""A model against its teacher: attention KL on captions held out of its training, and the teacher's own images."""
+"""A student against its baseline: the same prompts, the same noise, and what became of each, as a report.
+
+    tasks ──► student ──┐
+         └──► baseline ─┴─► verdicts, distances ──► results.jsonl ──► report ──► MLflow, alias
+
+Every case is written down as soon as it is known, so the same command continues where it was stopped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL.Image import Image
+from PIL import Image
 
-from x2i_platform.config import Recipe
-from x2i_platform.distill.data import Collate, FeatureDataset, split
-from x2i_platform.distill.validation import validation_losses
-from x2i_platform.errors import TrainingError
-from x2i_platform.features.store import FeatureStore
-from x2i_platform.models.alignnet import AlignNet
+from pipelines import RECIPES
+from pipelines.evaluation_images import (
+    Baseline,
+    baseline_file,
+    check_layout,
+    draw,
+    forget_baseline,
+    lay_out,
+    open_image,
+    student_file,
+)
+from pipelines.evaluation_options import STATES, Options
+from pipelines.evaluation_tasks import Task, file_tasks, suite_tasks
+from x2i_platform import fingerprint
+from x2i_platform.config import Recipe, States, digest
+from x2i_platform.distill.validation import attention_distance
+from x2i_platform.errors import ConfigError
+from x2i_platform.evaluation.curves import Curve
+from x2i_platform.evaluation.report import Report, Sheet, SheetRow, write
+from x2i_platform.evaluation.results import ALL, Result, ResultLog
+from x2i_platform.evaluation.statistics import GateVerdict, Row, gate, summarise
 from x2i_platform.models.devices import choose_device
-from x2i_platform.models.image_pipeline import ImagePipeline
-from x2i_platform.models.released import load_alignnet
-from x2i_platform.models.teacher import Teacher
+from x2i_platform.models.prompts import Prompt, Video
 from x2i_platform.models.text_encoders import TextEncoders
-from x2i_platform.serving.generator import read_recipe
+from x2i_platform.models.weights import identity
+from x2i_platform.recipes import load, override
+from x2i_platform.registry.evaluations import log_evaluation, promote
+from x2i_platform.serving.generator import Generator, read_recipe
+
+RESULTS_FILE = "results.jsonl"
+MINI = "mini:"
+SHEET_ROWS = 10
+"""Cases of each suite that the report shows."""
+KL_CAPTIONS = 64
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class LossReport:
-    """Mean KL per token, in nats, over the held-out captions of a store."""
+class Model:
+    """The student: its files, the recipe to run it by, and what to call it."""
 
-    captions: int
-    untrained: float
-    """Of an AlignNet with the recipe's initial weights."""
-    trained: float
+    name: str
+    folder: Path
+    recipe: Recipe
 
 
-def held_out_loss(folder: Path, *, store: str) -> LossReport:
-    """Compare a model folder with its own untrained beginning. Raises TrainingError if nothing was held out."""
-    recipe = read_recipe(folder)
-    device = choose_device(recipe.run.generate.num_gpus)
-    features = FeatureStore.open(store)
-    shards = features.manifest().complete_shards()
-    _, held_out = split(features, shards, validation_share=recipe.train.validation_share)
-    if not held_out:
-        raise TrainingError(f"store '{store}' has no held-out caption; set train.validation_share above 0")
-    teacher = Teacher.load(recipe.teacher, device=device)
-    trained = load_alignnet(folder, device=device).eval()
-    untrained = AlignNet(trained.config, dims=trained.dims).to(device)
-    collate, dataset = Collate(recipe.alignnet.padding, text_tokens=recipe.teacher.text_tokens), FeatureDataset(store)
-    batches = [collate([dataset[place]]).to(device) for place in held_out]
-    before, after = (
-        validation_losses(student, teacher=teacher, batches=batches, config=recipe.train)
-        for student in (untrained, trained)
+@dataclass(frozen=True)
+class Versus:
+    """What the student is compared with: the recipe's teacher, or another model in a folder."""
+
+    name: str = "teacher"
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where the report is, and what it says."""
+
+    report: str
+    cases: int
+    rows: list[Row]
+    verdict: GateVerdict | None
+
+
+def student(name: str, folder: Path, *, recipe: str | None, overrides: Sequence[str]) -> Model:
+    """A model folder with the recipe to run it by: its own, or the one named. Raises like `recipes.load`."""
+    chosen = load(recipe, shipped=RECIPES, overrides=overrides) if recipe else override(read_recipe(folder), overrides)
+    return Model(name, folder, chosen)
+
+
+def plan(recipe: Recipe, options: Options) -> list[Task]:
+    """Everything that is drawn. Raises InputError for a prompt file that isn't one, or that the layout's scorer can't
+    take, ConfigError without one where the teacher is not of the miniature world."""
+    if options.prompts:
+        tasks = file_tasks(options.prompts, images=options.images, states=options.states)
+        if options.layout:
+            check_layout(tasks, layout=options.layout, settings=recipe.generate)
+        return tasks
+    if not recipe.teacher.model.startswith(MINI):
+        raise ConfigError(f"suites are of the miniature world; for '{recipe.teacher.model}' name a file of prompts")
+    return suite_tasks(options.suites, count=options.cases, splits=options.splits, states=options.states)
+
+
+def describe(model: Model, options: Options, *, out: Path) -> dict[str, object]:
+    """What `run` would draw, and what is there already."""
+    tasks = plan(model.recipe, options)
+    drawn = sum((out / student_file(task)).is_file() for task in tasks)
+    baseline = {baseline_file(task) for task in tasks}
+    return {
+        "report": str(out),
+        "student_images": len(tasks),
+        "of_them_drawn": drawn,
+        "baseline_images": len(baseline),
+        "of_those_drawn": sum((out / file).is_file() for file in baseline),
+        "denoising_steps": (len(tasks) + len(baseline)) * model.recipe.generate.num_inference_steps,
+    }
+
+
+def run(
+    model: Model,
+    *,
+    out: Path,
+    options: Options,
+    versus: Versus = Versus(),
+    curves: Mapping[str, Curve] | None = None,
+    on_progress: Progress,
+) -> Outcome:
+    """Evaluate a model and write the report to `out`. Raises StoreError where `out` holds another evaluation."""
+    recipe = model.recipe
+    tasks = plan(recipe, options)
+    with ResultLog.open(out / RESULTS_FILE, fingerprint=_identity(model, versus=versus)) as log:
+        device = choose_device(recipe.run.generate.num_gpus)
+        generator = Generator.load(model.folder, recipe=recipe, device=device)
+        baseline = Baseline(generator, other=versus.folder, device=device)
+        _draw_missing(tasks, log=log, generator=generator, baseline=baseline, out=out, on_progress=on_progress)
+        results = [log.results[task.key] for task in tasks]
+    if options.layout:
+        lay_out(tasks, layout=options.layout, out=out)
+    rows = summarise(results)
+    verdict = None if options.max_drop is None else gate(rows, max_drop=options.max_drop)
+    report = Report(
+        title=f"{model.name} against {versus.name}",
+        facts={"model": model.name, "recipe": recipe.name, "teacher": recipe.teacher.model, "MLLM": recipe.mllm.model},
+        rows=rows,
+        results=results,
+        sheets=_sheets(tasks, results, out=out, baseline=versus.name),
+        curves={"loss": curves} if curves else {},
+        kl=_distances(generator, baseline=baseline, tasks=tasks) if baseline.encoders else {},
+        verdict=verdict,
+        baseline=versus.name,
     )
-    return LossReport(len(held_out), sum(before) / len(before), sum(after) / len(after))
+    return Outcome(str(write(out, report)), len(results), rows, verdict)
 
 
-def teacher_images(recipe: Recipe, prompts: Sequence[str], *, seeds: Sequence[int]) -> list[Image]:
-    """What the teacher draws for some prompts, from its own text encoders."""
-    device = choose_device(recipe.run.generate.num_gpus)
-    conditioning = TextEncoders.load(recipe.teacher, device=device).encode(prompts)
-    return ImagePipeline.load(recipe.teacher, device=device).generate(
-        conditioning.prompt_embeds_BTE, pooled_BP=conditioning.pooled_BP, seeds=seeds, settings=recipe.generate
-    )
+def _draw_missing(
+    tasks: Sequence[Task],
+    *,
+    log: ResultLog,
+    generator: Generator,
+    baseline: Baseline,
+    out: Path,
+    on_progress: Progress,
+) -> None:
+    if not log.results:
+        forget_baseline(out)
+    missing = [task for task in tasks if task.key not in log.results]
+    size = generator.recipe.run.generate.batch_size
+    for done, results in enumerate(draw(missing, generator=generator, baseline=baseline, out=out), start=1):
+        for result in results:
+            log.add(result)
+        on_progress(min(done * size, len(missing)), len(missing))
+
+
+def publish(outcome: Outcome, *, model: str, tracking_uri: str) -> dict[str, str]:
+    """Log a registered model's report to its run, and make it champion if a gate was asked for and holds."""
+    metrics = {
+        f"evaluation/{row.suite}/{row.split}/{row.states}/accuracy": row.accuracy
+        for row in outcome.rows
+        if row.category == ALL and row.accuracy is not None
+    }
+    run = log_evaluation(model, folder=Path(outcome.report).parent, metrics=metrics, tracking_uri=tracking_uri)
+    found = {"run": run} if run else {}
+    if outcome.verdict and outcome.verdict.holds and (champion := promote(model, tracking_uri=tracking_uri)):
+        found["champion"] = champion
+    return found
+
+
+def summary(outcome: Outcome) -> dict[str, object]:
+    """Where the report is and what the gate says; `report.json` beside it holds the rest."""
+    gate = {"gate": outcome.verdict.reason} if outcome.verdict else {}
+    return {"report": outcome.report, "cases": outcome.cases, **gate}
+
+
+def table(outcome: Outcome) -> list[dict[str, str]]:
+    """The suites' figures for a terminal."""
+    return [
+        {
+            "suite": f"{row.suite} {row.split.replace('_', ' ')}",
+            "states": row.states,
+            "right": _percent(row.accuracy),
+            "baseline": _percent(row.baseline_accuracy),
+            "difference": _points(row),
+            "psnr": "" if row.psnr is None else f"{row.psnr:.1f}",
+        }
+        for row in outcome.rows
+        if row.category == ALL
+    ]
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _points(row: Row) -> str:
+    if row.difference is None or row.difference_low is None or row.difference_high is None:
+        return ""
+    return f"{100 * row.difference:+.1f} ({100 * row.difference_low:+.1f} to {100 * row.difference_high:+.1f})"
+
+
+def _identity(model: Model, *, versus: Versus) -> dict[str, object]:
+    """What decides the images; which cases are drawn does not."""
+    return {
+        "model": identity(str(model.folder.absolute())),
+        "generation": digest(fingerprint.generation(model.recipe)),
+        "settings": model.recipe.generate.model_dump(mode="json", exclude={"states"}),
+        "baseline": identity(str(versus.folder.absolute())) if versus.folder else versus.name,
+    }
+
+
+def _sheets(tasks: Sequence[Task], results: Sequence[Result], *, out: Path, baseline: str) -> list[Sheet]:
+    """For each suite, split and kind of states its first cases, beside what the student was shown, if it was."""
+    parts: dict[str, list[tuple[Task, Result]]] = {}
+    for task, result in zip(tasks, results, strict=True):
+        split = "" if task.split == "all" else f", {task.split.replace('_', ' ')}"
+        parts.setdefault(f"{task.suite}{split}, {task.states} states", []).append((task, result))
+    return [_sheet(name, part[:SHEET_ROWS], out=out, baseline=baseline) for name, part in parts.items()]
+
+
+def _sheet(name: str, part: Sequence[tuple[Task, Result]], *, out: Path, baseline: str) -> Sheet:
+    rows = []
+    for task, result in part:
+        shown = [] if isinstance(task.prompt, str) else [_last_frame(task.prompt)]
+        images = [*shown, open_image(out / baseline_file(task)), open_image(out / student_file(task))]
+        marks = [*[None] * len(shown), result.baseline_right, result.right]
+        rows.append(SheetRow(result.prompt, images, marks))
+    columns = ["prompt"] if part and not isinstance(part[0][0].prompt, str) else []
+    return Sheet(name, [*columns, baseline, "student"], rows)
+
+
+def _last_frame(prompt: Prompt) -> Image.Image:
+    part = prompt.media[-1]
+    return part.frames[-1] if isinstance(part, Video) else part
+
+
+def _distances(generator: Generator, *, baseline: Baseline, tasks: Sequence[Task]) -> dict[str, float]:
+    """KL per token between the attention outputs under teacher and student, over the first English captions."""
+    assert baseline.encoders is not None
+    english = [task for task in tasks if task.prompt == task.english]
+    found = {}
+    for kind in STATES:
+        captions = list(dict.fromkeys(task.english for task in english if task.states == kind))[:KL_CAPTIONS]
+        if captions:
+            distance = _distance(captions, generator=generator, encoders=baseline.encoders, states=kind)
+            found[f"{kind} states of {len(captions)} English captions"] = distance
+    return found
+
+
+def _distance(captions: Sequence[str], *, generator: Generator, encoders: TextEncoders, states: States) -> float:
+    recipe, size = generator.recipe, generator.recipe.run.generate.batch_size
+    teacher = generator.images.teacher(recipe.teacher)
+    total = 0.0
+    for start in range(0, len(captions), size):
+        batch = captions[start : start + size]
+        seeds = range(start, start + len(batch))
+        goal, mine = encoders.encode(batch), generator.condition(batch, states=states)
+        total += len(batch) * attention_distance(mine, goal=goal, teacher=teacher, seeds=seeds, config=recipe.train)
+    return total / len(captions)

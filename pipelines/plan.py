@@ -66,6 +66,18 @@ class Plan:
     cost: float | None
 
 
+def plan_captions(
+    recipe: Recipe, *, captions: str | None, rows: int | None, column: str | None, gpu: str, price: float | None
+) -> Plan:
+    """The plan for a file of captions, or for a number of them. Raises InputError unless it is one of the two."""
+    if (captions is None) == (rows is None):
+        raise InputError("plan needs either --captions PATH or --rows N")
+    if captions is None:
+        return plan_recipe(recipe, rows=rows or 0, gpu=gpu, price=price)
+    counted = count_captions(captions, column=column)
+    return plan_recipe(recipe, rows=counted.rows, caption_chars=counted.mean_chars, gpu=gpu, price=price)
+
+
 def plan_recipe(
     recipe: Recipe,
     *,

@@ -21,7 +21,7 @@ from x2i_platform import console
 from x2i_platform.mini import captions_path
 from x2i_platform.recipes import shipped_names
 
-COMMANDS = ("precompute", "train", "generate", "serve", "plan", "demo", "recipes", "models")
+COMMANDS = ("precompute", "train", "generate", "evaluate", "serve", "plan", "demo", "recipes", "models")
 HEAVY = ("torch", "ray", "mlflow", "transformers", "diffusers", "deepspeed", "numpy", "pyarrow")
 CAPTIONS = str(captions_path())
 
@@ -252,7 +252,7 @@ def test_a_bug_shows_its_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     def broken(*_: object, **__: object) -> None:
         raise KeyError("bug")
 
-    monkeypatch.setattr(cli, "load", broken)
+    monkeypatch.setattr("pipelines.listings.shipped_recipes", broken)
     with pytest.raises(KeyError, match="bug"):
         run("recipes")
 

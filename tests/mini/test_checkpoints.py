@@ -156,7 +156,7 @@ def test_qwen_sees_text_image_and_video(mini):
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(mini["qwen2.5-vl"]).eval()
     parts = [{"type": "image"}, {"type": "video"}, {"type": "text", "text": CAPTIONS[0]}]
     prompt = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
-    assert prompt.startswith("<|im_start|>system\n")
+    assert prompt.startswith("<|im_start|>user\n")
     assert prompt.endswith(f"{CAPTIONS[0]}<|im_end|>\n<|im_start|>assistant\n")
     states = []
     for color in ("red", "blue"):

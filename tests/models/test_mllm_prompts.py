@@ -138,3 +138,17 @@ def test_a_prompt_shows_its_words_or_its_kinds() -> None:
     assert MIXED.text == "like this but with at night"
     assert (IMAGE.text, VIDEO.text) == ("[image]", "[video]")
     assert Prompt.of("a red circle").messages() == [{"role": "user", "content": "a red circle"}]
+
+
+def test_an_answer_never_holds_a_placeholder_for_pixels(speaking: MLLM) -> None:
+    """Random weights like some tokens more than others; here they like the image's most of all."""
+    with torch.no_grad():
+        head = speaking._with_head().lm_head.weight
+        before = head.clone()
+        head[speaking.model.config.image_token_id] = 1e3
+        head[speaking.model.config.video_token_id] = -1e3
+        try:
+            states = speaking.encode([*CAPTIONS, IMAGE, VIDEO], states="answer")
+        finally:
+            head.copy_(before)
+    assert all(torch.isfinite(each).all() for each in states)

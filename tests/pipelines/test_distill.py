@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from pipelines import RECIPES, distill
-from pipelines.evaluate import held_out_loss
+from pipelines.demo import held_out_loss
 from pipelines.training_job import plan
 from x2i_platform import fingerprint
 from x2i_platform.captions import Record

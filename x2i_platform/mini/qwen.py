@@ -37,8 +37,7 @@ def write(folder: Path, *, captions: Sequence[str]) -> None:
     fill(model, seed=SEED)
     model.save_pretrained(folder, safe_serialization=True)
     words.save_pretrained(folder)
-    text = json.dumps(_processors(), indent=2, sort_keys=True)
-    (folder / "processor_config.json").write_text(text + "\n", encoding="utf-8")
+    write_processors(folder, patch=PATCH, merge=MERGE, side_limit=IMAGE_SIDE_LIMIT)
 
 
 def _config(words: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
@@ -78,7 +77,14 @@ def _thirds(total: int) -> list[int]:
     return [total // 3, (total + 1) // 3, (total + 2) // 3]
 
 
-def _processors() -> dict[str, object]:
+def write_processors(folder: Path, *, patch: int, merge: int, side_limit: int) -> None:
+    """How images and videos are cut to patches; those of more than `side_limit` squared pixels are scaled down."""
+    settings = _processors(patch=patch, merge=merge, side_limit=side_limit)
+    text = json.dumps(settings, indent=2, sort_keys=True)
+    (folder / "processor_config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _processors(*, patch: int, merge: int, side_limit: int) -> dict[str, object]:
     pixels = {
         "do_convert_rgb": True,
         "do_normalize": True,
@@ -86,11 +92,11 @@ def _processors() -> dict[str, object]:
         "do_resize": True,
         "image_mean": [0.48145466, 0.4578275, 0.40821073],
         "image_std": [0.26862954, 0.26130258, 0.27577711],
-        "merge_size": MERGE,
-        "patch_size": PATCH,
+        "merge_size": merge,
+        "patch_size": patch,
         "resample": 3,  # bicubic
         "rescale_factor": 1 / 255,
-        "size": {"shortest_edge": (PATCH * MERGE) ** 2, "longest_edge": IMAGE_SIDE_LIMIT**2},
+        "size": {"shortest_edge": (patch * merge) ** 2, "longest_edge": side_limit**2},
         "temporal_patch_size": 2,
     }
     video = {

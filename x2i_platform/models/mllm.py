@@ -144,7 +144,16 @@ class MLLM:
         filler = self.tokenizer.pad_token_id or 0
         batch = self._on_device(collate(inputs, left=True, filler=filler))
         limit = self._config.answer_tokens
-        made = model.generate(**batch, max_new_tokens=limit, do_sample=False, pad_token_id=filler)
+        # A placeholder in an answer would stand for pixels that nobody gave.
+        names = ("image_token_id", "video_token_id")
+        placeholders = [found for name in names if (found := getattr(model.config, name, None)) is not None]
+        made = model.generate(
+            **batch,
+            max_new_tokens=limit,
+            do_sample=False,
+            pad_token_id=filler,
+            suppress_tokens=placeholders or None,
+        )
         ends = _end_tokens(model.generation_config.eos_token_id)
         return [_until_end(row[batch["input_ids"].shape[1] :].cpu(), ends) for row in made]
 

@@ -116,7 +116,7 @@ def resolve(model: str, *, tracking_uri: str) -> Path:
     client = connect(tracking_uri)
     with translated(f"model {model!r} can't be fetched"):
         if registered is not None:
-            version = _find_version(client, registered.group(1), alias=registered.group(2), number=registered.group(3))
+            version = find_version(client, registered.group(1), alias=registered.group(2), number=registered.group(3))
             source = client.get_model_version_download_uri(version.name, version.version)
             content = version.tags.get(CONTENT_TAG)
         elif logged is not None:
@@ -162,7 +162,8 @@ def _advance(client: MlflowClient, name: str, *, alias: str, version: int) -> No
         client.set_registered_model_alias(name, alias, str(version))
 
 
-def _find_version(client: MlflowClient, name: str, *, alias: str | None, number: str | None) -> entities.ModelVersion:
+def find_version(client: MlflowClient, name: str, *, alias: str | None, number: str | None) -> entities.ModelVersion:
+    """The version that an alias or a number names. Raises RegistryError, naming what is there instead."""
     try:
         model = _registered(client, client.get_registered_model(name))
     except MlflowException as error:

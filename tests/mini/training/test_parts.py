@@ -1,0 +1,232 @@
+"""The parts of the miniature: each learns from a step what it should, and nothing that is frozen learns at all."""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+from torch import Tensor, nn
+from transformers import Qwen2Tokenizer
+
+from x2i_platform.mini import build as build_module
+from x2i_platform.mini.drawing import SIDE, picture
+from x2i_platform.mini.training import dit, language, vae, video, vision
+from x2i_platform.mini.training.corpus import pixels_of, training_scenes
+from x2i_platform.mini.training.trainer import CHECKPOINT, Schedule
+
+SMALL = 4
+NOW = Schedule(steps=2, lr=1e-3, warmup=1, ema=0.5)
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every part takes two steps, of four pictures each."""
+    for module, name in ((vae, "BATCH"), (dit, "BATCH"), (language, "SCENES"), (vision, "BATCH"), (video, "BATCH")):
+        monkeypatch.setattr(module, name, SMALL)
+    monkeypatch.setattr(vision, "TOWER_BATCH", SMALL)
+    for module in (vae, dit, language, vision, video):
+        monkeypatch.setattr(module, "SCHEDULE", NOW)
+    monkeypatch.setattr(vision, "TOWER_SCHEDULE", NOW)
+
+
+def step_twice(loss: Callable[[], Mapping[str, Tensor]]) -> dict[str, float]:
+    """Take a step backward, after asking for it twice: whatever else was drawn meanwhile, it is the same step."""
+    torch.manual_seed(1)
+    first = {name: value.item() for name, value in loss().items()}
+    torch.manual_seed(2)
+    figures = loss()
+    assert first == {name: value.item() for name, value in figures.items()}
+    assert all(math.isfinite(value) for value in first.values())
+    figures["loss"].backward()  # type: ignore[no-untyped-call]
+    return first
+
+
+def learning(parameters: Iterable[nn.Parameter]) -> set[bool]:
+    """Whether parameters have a gradient that isn't zero."""
+    given = [each.grad for each in parameters]
+    assert all(grad is None or bool(grad.isfinite().all()) for grad in given)
+    return {grad is not None and bool(grad.any()) for grad in given}
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def changed(module: nn.Module, before: dict[str, Tensor]) -> set[bool]:
+    """Whether parameters have moved since."""
+    return {not torch.equal(parameter, before[name]) for name, parameter in module.named_parameters()}
+
+
+def test_vae_step() -> None:
+    model = vae.untrained()
+    figures = step_twice(lambda: vae._loss(model, step=3))
+    assert learning(model.parameters()) == {True}
+    assert 0 < figures["rmse"] < 255
+    assert figures["kl"] > 0
+
+
+def test_vae_latents_have_zero_mean_and_unit_variance(tmp_path: Path) -> None:
+    """Over the pictures they were set with, and nearly over others."""
+    model = vae.build(tmp_path)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    chosen = list(islice(training_scenes(seed=vae.SEED), vae.STANDARDISED_OVER))
+    latents = torch.cat([dit.encode(model, chosen[i : i + 64], first_seed=i) for i in range(0, len(chosen), 64)])
+    assert latents.mean().item() == pytest.approx(0, abs=1e-3)
+    assert latents.var().item() == pytest.approx(1, abs=1e-3)
+    others = dit.encode(model, list(islice(training_scenes(seed=99), 100)), first_seed=0)
+    assert others.mean().item() == pytest.approx(0, abs=0.1)
+    assert others.var().item() == pytest.approx(1, abs=0.1)
+
+
+def test_packed_latents_go_back_the_way_the_pipeline_takes(tmp_path: Path) -> None:
+    model = vae.untrained().requires_grad_(False)
+    model.register_to_config(shift_factor=0.3, scaling_factor=1.7)
+    chosen = list(islice(training_scenes(seed=1), 3))
+    packed = dit.encode(model, chosen, first_seed=5)
+    assert packed.shape == (3, 16, 4 * vae.LATENT_CHANNELS)
+    latents = FluxPipeline._unpack_latents(packed, SIDE, SIDE, vae_scale_factor=8) / 1.7 + 0.3
+    pixels = pixels_of([picture(scene, seed=5 + i).draw() for i, scene in enumerate(chosen)])
+    torch.testing.assert_close(latents, model.encode(pixels).latent_dist.mode(), rtol=1e-4, atol=1e-5)
+
+
+def test_latents_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dit, "POOL", 200)
+    path = tmp_path / "new" / "latents.pt"
+    model = vae.untrained().requires_grad_(False)
+    pool = dit.latent_pool(path, vae=model)
+    assert (len(pool.scenes), pool.latents.shape, pool.latents.dtype) == (200, (200, 16, 64), torch.float16)
+    assert [file.name for file in path.parent.iterdir()] == ["latents.pt"]
+    again = dit.latent_pool(path, vae=None)
+    assert torch.equal(again.latents, pool.latents)
+    assert again.scenes == pool.scenes
+    own = dit.encode(model, pool.scenes[137:139], first_seed=137)
+    torch.testing.assert_close(pool.latents[137:139].float(), own, rtol=2e-3, atol=2e-3)
+
+
+def test_teacher_step() -> None:
+    """The DiT starts as the identity, so gradients come through it part by part; after three steps all learn."""
+    pool = dit.Pool(list(islice(training_scenes(seed=1), 20)), torch.randn(20, 16, 64).half())
+    parts = dit.TeacherParts(latent_dim=64)
+    optimizer = torch.optim.SGD(parts.parameters(), lr=0.1)
+    figures = step_twice(lambda: dit._loss(parts, pool, step=0))
+    velocity = figures["flow"]
+    assert velocity == pytest.approx(2, abs=0.2), "noise less latents, both of unit variance, against nothing"
+    assert learning(parts.clip.final_layer_norm.parameters()) == {True}, "what the contrast alone moves"
+    assert learning(parts.t5.parameters()) == {False}
+    for step in (1, 2, 3):
+        optimizer.step()
+        optimizer.zero_grad()
+        dit._loss(parts, pool, step=step)["loss"].backward()  # type: ignore[no-untyped-call]
+    silent = [name for name, parameter in parts.named_parameters() if learning([parameter]) != {True}]
+    assert silent == []
+
+
+def test_teacher_can_tell_its_own_pairs() -> None:
+    """The contrast is low where caption and picture point the same way, high where they are mixed up."""
+    parts = dit.TeacherParts(latent_dim=64)
+    latents = torch.randn(8, 16, 64)
+    with torch.no_grad():
+        parts.log_scale.fill_(4.0)
+        right = parts.tower(latents)
+        found, mixed = (dit._contrastive(parts, pooled=each, clean_BNC=latents) for each in (right, right.roll(1, 0)))
+    assert found < mixed
+
+
+def test_language_step(mllm: Any, words: Qwen2Tokenizer) -> None:
+    mllm.model.visual.requires_grad_(False)
+    figures = step_twice(lambda: language._loss(mllm, words, step=3))
+    assert learning(mllm.model.language_model.parameters()) == {True}
+    assert learning(mllm.lm_head.parameters()) == {True}
+    assert learning(mllm.model.visual.parameters()) == {False}
+    assert figures["answer"] == pytest.approx(math.log(len(words)), rel=0.1), "an untrained model knows nothing"
+    assert figures["exact"] == 0
+
+
+def test_tower_step(mllm: Any) -> None:
+    visual = mllm.requires_grad_(False).model.visual.requires_grad_(True)
+    tower = vision.Tower(visual, width=language.WIDTH)
+    figures = step_twice(lambda: vision._tower_loss(tower, step=3))
+    assert learning(tower.parameters()) == {True}
+    assert learning(mllm.model.language_model.parameters()) == {False}
+    assert figures["loss"] == pytest.approx(sum(math.log(size) for size in tower.sizes), rel=0.2)
+
+
+def test_vision_step(mllm: Any, words: Qwen2Tokenizer) -> None:
+    mllm.requires_grad_(False).model.visual.requires_grad_(True)
+    step_twice(lambda: vision._loss(mllm, words, step=3))
+    assert learning(mllm.model.visual.parameters()) == {True}
+    assert {p.grad is None for p in [*mllm.model.language_model.parameters(), *mllm.lm_head.parameters()]} == {True}
+
+
+def test_video_step(mllm: Any, words: Qwen2Tokenizer) -> None:
+    fixed = copy.deepcopy(mllm).requires_grad_(False)
+    figures = step_twice(lambda: video._loss(mllm, fixed, words, step=3))
+    assert learning(mllm.parameters()) == {True}
+    assert learning(fixed.parameters()) == {False}
+    kinds = [figures[kind] + video.STATES_WEIGHT * figures[f"{kind}_apart"] for kind in ("text", "image", "video")]
+    assert figures["loss"] == pytest.approx(sum(kinds), rel=1e-5)
+
+
+def test_stages_train_their_own_part_and_leave_all_frozen(mllm: Any, words: Qwen2Tokenizer, tmp_path: Path) -> None:
+    eyes, speech = mllm.model.visual, mllm.model.language_model
+    before = snapshot(eyes), snapshot(speech)
+    vision.pretrain_tower(mllm, folder=tmp_path / "tower")
+    assert (changed(eyes, before[0]), changed(speech, before[1])) == ({True}, {False})
+    before = snapshot(eyes), snapshot(speech)
+    vision.build(mllm, words, folder=tmp_path / "vision")
+    assert (changed(eyes, before[0]), changed(speech, before[1])) == ({True}, {False})
+    before = snapshot(eyes), snapshot(speech)
+    video.build(mllm, words, folder=tmp_path / "video")
+    assert (changed(eyes, before[0]), changed(speech, before[1])) == ({True}, {True})
+    assert not any(parameter.requires_grad for parameter in mllm.parameters())
+    assert all((tmp_path / stage / CHECKPOINT).is_file() for stage in ("tower", "vision", "video"))
+
+
+def test_stages_that_are_finished_give_the_same_model_again(words: Qwen2Tokenizer, tmp_path: Path) -> None:
+    def all_stages() -> Any:
+        model, tokenizer = language.build(tmp_path / "language")
+        vision.pretrain_tower(model, folder=tmp_path / "tower")
+        vision.build(model, tokenizer, folder=tmp_path / "vision")
+        video.build(model, tokenizer, folder=tmp_path / "video")
+        return model
+
+    first, again = all_stages(), all_stages()
+    assert changed(again, snapshot(first)) == {False}
+    assert changed(first, snapshot(language.untrained(words))) == {True}
+
+
+@pytest.mark.parametrize(
+    ("asked", "done"),
+    [
+        ([], ["vae", "teacher", "language", "vision"]),
+        (["vision", "vae"], ["vae", "vision"]),
+        (["teacher"], ["teacher"]),
+    ],
+)
+def test_parts_are_built_in_their_order(
+    asked: list[str], done: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[tuple[str, Path]] = []
+
+    def recording(name: str) -> Callable[[Path], None]:
+        return lambda folder: built.append((name, folder))
+
+    monkeypatch.setattr(build_module, "PARTS", {name: recording(name) for name in build_module.PARTS})
+    monkeypatch.setattr(sys, "argv", ["build", *asked, "--folder", str(tmp_path)])
+    build_module.main()
+    assert built == [(name, tmp_path) for name in done]
+
+
+def test_an_unknown_part_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["build", "eyes", "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit) as raised:
+        build_module.main()
+    assert raised.value.code == 2

@@ -1,0 +1,157 @@
+"""What an evaluation leaves in a real MLflow database: on the run of the evaluated version, and nowhere else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+from safetensors.numpy import save_file
+
+from x2i_platform.errors import RegistryError
+from x2i_platform.registry.connection import connect
+from x2i_platform.registry.evaluations import learning_curves, log_evaluation, pin, promote
+from x2i_platform.registry.models import list_models, register
+from x2i_platform.registry.tracking import RunInfo, RunLogger, start_or_resume
+
+METRIC = "evaluation/english/held_out/prompt/accuracy"
+
+
+def registered(tracking_uri: str, folder: Path, *, value: float = 1.0) -> RunInfo:
+    """A version of the model `mini`, and the run that made it."""
+    folder.mkdir()
+    save_file({"conv.weight": np.full((1, 5, 5, 5), value, np.float32)}, folder / "alignnet.safetensors")
+    dims = {"num_layers": 5, "hidden_size": 64, "text_tokens": 32, "prompt_dim": 48, "pooled_dim": 16}
+    (folder / "config.json").write_text(json.dumps({"alignnet": {"fusion": "conv"}, "dims": dims}))
+    info = start_or_resume(tracking_uri=tracking_uri, experiment="e", run_name="r", key=folder.name, params={}, tags={})
+    register(folder, name="mini", info=info, manifest_digest="abc", card="# A model\n")
+    return info
+
+
+def report(folder: Path, *, page: str = "page") -> Path:
+    """A folder as an evaluation leaves it."""
+    for name, text in (
+        ("index.html", page),
+        ("report.json", "{}"),
+        ("results.jsonl", "{}\n"),
+        ("sheets/english.png", "sheet"),
+        ("images/student/a.png", "image"),
+        ("mlflow.db", "of whoever evaluates into a folder that holds more"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def logged(tracking_uri: str, run_id: str, folder: str = "") -> set[str]:
+    """Files of a run's artifacts."""
+    entries = MlflowClient(tracking_uri).list_artifacts(run_id, folder or None)
+    return {
+        path
+        for entry in entries
+        for path in (logged(tracking_uri, run_id, entry.path) if entry.is_dir else {str(entry.path)})
+    }
+
+
+def metric(tracking_uri: str, run_id: str, name: str = METRIC) -> float:
+    return float(MlflowClient(tracking_uri).get_run(run_id).data.metrics[name])
+
+
+def test_report_and_figures_lie_on_the_run_of_the_version(tracking_uri: str, tmp_path: Path) -> None:
+    info = registered(tracking_uri, tmp_path / "final")
+    before = logged(tracking_uri, info.run_id)
+    found = log_evaluation(
+        "models:/mini@candidate",
+        folder=report(tmp_path / "against teacher"),
+        metrics={METRIC: 0.75, "evaluation/video/seen/answer/accuracy": 0.0},
+        tracking_uri=tracking_uri,
+    )
+    assert found == info.run_id
+    assert logged(tracking_uri, info.run_id) - before == {
+        f"evaluation/against teacher/{name}"
+        for name in ("index.html", "report.json", "results.jsonl", "sheets/english.png")
+    }
+    assert metric(tracking_uri, info.run_id) == 0.75
+    assert metric(tracking_uri, info.run_id, "evaluation/video/seen/answer/accuracy") == 0.0
+
+
+def test_a_later_evaluation_replaces_report_and_figures_even_if_they_are_lower(
+    tracking_uri: str, tmp_path: Path
+) -> None:
+    info = registered(tracking_uri, tmp_path / "final")
+    for page, accuracy in (("first", 0.9), ("second", 0.5)):
+        folder = report(tmp_path / "report", page=page)
+        log_evaluation("models:/mini/1", folder=folder, metrics={METRIC: accuracy}, tracking_uri=tracking_uri)
+    assert metric(tracking_uri, info.run_id) == 0.5
+    path = MlflowClient(tracking_uri).download_artifacts(info.run_id, "evaluation/report/index.html", str(tmp_path))
+    assert Path(path).read_text() == "second"
+
+
+def test_the_report_of_the_current_folder_has_its_name(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = registered(tracking_uri, tmp_path / "final")
+    monkeypatch.chdir(report(tmp_path / "here"))
+    log_evaluation("models:/mini/1", folder=Path(), metrics={}, tracking_uri=tracking_uri)
+    assert "evaluation/here/index.html" in logged(tracking_uri, info.run_id)
+
+
+def test_more_figures_than_mlflow_takes_at_once(tracking_uri: str, tmp_path: Path) -> None:
+    info = registered(tracking_uri, tmp_path / "final")
+    many = {f"evaluation/suite {number}/seen/prompt/accuracy": number / 1200 for number in range(1200)}
+    folder = tmp_path / "report"
+    folder.mkdir()
+    log_evaluation("models:/mini/1", folder=folder, metrics=many, tracking_uri=tracking_uri)
+    assert MlflowClient(tracking_uri).get_run(info.run_id).data.metrics == pytest.approx(many)
+
+
+def test_the_alias_moves_to_the_version_that_was_evaluated_whatever_was_trained_meanwhile(
+    tracking_uri: str, tmp_path: Path
+) -> None:
+    first = registered(tracking_uri, tmp_path / "first")
+    evaluated = pin("models:/mini@candidate", tracking_uri=tracking_uri)
+    assert evaluated == "models:/mini/1" == pin("models:/mini/1", tracking_uri=tracking_uri)
+    second = registered(tracking_uri, tmp_path / "second", value=2.0)
+    folder = report(tmp_path / "report")
+    assert log_evaluation(evaluated, folder=folder, metrics={METRIC: 1.0}, tracking_uri=tracking_uri) == first.run_id
+    assert promote(evaluated, tracking_uri=tracking_uri) == "models:/mini/1"
+    (model,) = list_models(tracking_uri)
+    assert model.aliases == {"candidate": 2, "champion": 1}
+    assert METRIC not in MlflowClient(tracking_uri).get_run(second.run_id).data.metrics
+    assert promote("models:/mini@candidate", tracking_uri=tracking_uri, alias="canary") == "models:/mini/2"
+
+
+def test_learning_curves_are_the_losses_of_its_run_by_step(tracking_uri: str, tmp_path: Path) -> None:
+    info = registered(tracking_uri, tmp_path / "final")
+    with RunLogger(info, sample_every_s=1000) as log:
+        for step in (2, 4, 6):
+            log.metrics({"kl_per_token": 1 / step, "lr": 0.1}, step=step)
+        log.metrics({"validation_kl_per_token": 0.5}, step=4)
+    assert learning_curves("models:/mini@candidate", tracking_uri=tracking_uri) == {
+        "kl_per_token": [(2, 1 / 2), (4, 1 / 4), (6, 1 / 6)],
+        "validation_kl_per_token": [(4, 0.5)],
+    }
+
+
+def test_a_plain_folder_leaves_nothing_and_creates_nothing(tmp_path: Path) -> None:
+    uri, folder = f"sqlite:///{tmp_path / 'mlflow.db'}", str(report(tmp_path / "report"))
+    (tmp_path / "report" / "mlflow.db").unlink()
+    assert pin(folder, tracking_uri=uri) == folder
+    assert log_evaluation(folder, folder=Path(folder), metrics={METRIC: 1.0}, tracking_uri=uri) is None
+    assert promote(folder, tracking_uri=uri) is None
+    assert learning_curves(folder, tracking_uri=uri) == {}
+    assert pin("models:/mini@candidate", tracking_uri=uri) == "models:/mini@candidate"
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+def test_a_version_that_is_not_there_is_named(tracking_uri: str, tmp_path: Path) -> None:
+    connect(tracking_uri)
+    with pytest.raises(RegistryError, match="there is no model 'mini'"):
+        pin("models:/mini@candidate", tracking_uri=tracking_uri)
+    registered(tracking_uri, tmp_path / "final")
+    with pytest.raises(RegistryError, match=r"no alias 'champion'; .*candidate"):
+        pin("models:/mini@champion", tracking_uri=tracking_uri)
+    with pytest.raises(RegistryError, match="no version 7"):
+        promote("models:/mini/7", tracking_uri=tracking_uri)

@@ -1,0 +1,56 @@
+"""What the miniature learns from: scenes, their captions and their pictures, all drawn from seeds."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from x2i_platform.mini.languages import LANGUAGES, Language, caption, chinese, japanese
+from x2i_platform.mini.scenes import CATEGORIES, Category, Scene, scenes
+
+SHARES: dict[Category, int] = {"single": 2, "colour": 1, "count": 4, "position": 6, "binding": 3}
+"""How often training sees each category: the harder, the more often."""
+
+
+_WORDS = [
+    word
+    for grammar in (chinese, japanese)
+    for word in sorted({*grammar.NOUNS.values(), *grammar.COLOURS.values()}, key=lambda word: (-len(word), word))
+]
+UNSPACED_WORDS = re.compile(f"({'|'.join(map(re.escape, _WORDS))})")
+"""Where Chinese and Japanese name a shape or a colour."""
+
+
+def training_scenes(*, seed: int, sized: bool | None = None) -> Iterator[Scene]:
+    """Scenes without end, never held out."""
+    draw = random.Random(f"training {seed}")
+    sources = {category: scenes(category, held_out=False, seed=seed, sized=sized) for category in CATEGORIES}
+    while True:
+        (category,) = draw.choices(list(SHARES), weights=list(SHARES.values()))
+        yield next(sources[category])
+
+
+def tokenizer_texts(language: Language, *, count: int = 4000) -> list[str]:
+    """Captions from which a tokenizer learns its words."""
+    return [
+        caption(scene, language=language, seed=seed)
+        for seed, scene in enumerate(islice(training_scenes(seed=1), count))
+    ]
+
+
+def all_tokenizer_texts() -> list[str]:
+    """Captions in every language; those that write no spaces in pieces, so that no token spans two words."""
+    texts = [text for language in LANGUAGES for text in tokenizer_texts(language)]
+    return [piece for text in texts for piece in UNSPACED_WORDS.split(text) if piece]
+
+
+def pixels_of(images: list[Image.Image]) -> Tensor:
+    """RGB images as `(B, 3, 64, 64)` from -1 to 1."""
+    return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).float() / 127.5 - 1

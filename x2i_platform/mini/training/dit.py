@@ -1,0 +1,183 @@
+"""The teacher's text encoders and DiT, trained together by flow matching on the VAE's latents.
+
+T5 and CLIP learn from the same loss as the DiT; CLIP's pooled vector also has to tell the batch's pictures apart, as
+CLIP was trained to do. Shape suffixes: B batch, N image tokens, C packed latent channels, T text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+from x2i_platform.mini.drawing import picture
+from x2i_platform.mini.languages import caption
+from x2i_platform.mini.scenes import Scene
+from x2i_platform.mini.training.corpus import pixels_of, tokenizer_texts, training_scenes
+from x2i_platform.mini.training.trainer import Schedule, train
+from x2i_platform.mini.vocabularies import clip_tokenizer, t5_tokenizer
+
+SEED = 12
+POOL = 60_000
+"""Pictures whose latents are computed once."""
+BATCH = 64
+SCHEDULE = Schedule(steps=6000, lr=2e-3, warmup=200, ema=0.999)
+TEXT_TOKENS = 32
+CLIP_TOKENS = 32
+PROMPT_DIM = 128
+POOLED_DIM = 64
+HEADS = 4
+ROPE_AXES = (8, 12, 12)
+CONTRASTIVE_WEIGHT = 0.05
+
+
+class TeacherParts(nn.Module):
+    """What is trained together; `tower` sees latents and is dropped after training."""
+
+    def __init__(self, *, latent_dim: int) -> None:
+        super().__init__()
+        texts = tokenizer_texts("english")
+        self.t5_words, self.clip_words = t5_tokenizer(texts), clip_tokenizer(texts)
+        torch.manual_seed(SEED)
+        self.t5 = T5EncoderModel(
+            T5Config(
+                vocab_size=len(self.t5_words),
+                d_model=PROMPT_DIM,
+                d_kv=32,
+                d_ff=2 * PROMPT_DIM,
+                num_layers=3,
+                num_heads=4,
+                feed_forward_proj="gated-gelu",
+                dropout_rate=0.0,
+                pad_token_id=self.t5_words.pad_token_id,
+                eos_token_id=self.t5_words.eos_token_id,
+            )
+        )
+        self.clip = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(self.clip_words),
+                hidden_size=POOLED_DIM,
+                intermediate_size=4 * POOLED_DIM,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                max_position_embeddings=77,
+                projection_dim=POOLED_DIM,
+                bos_token_id=self.clip_words.bos_token_id,
+                eos_token_id=self.clip_words.eos_token_id,
+                pad_token_id=self.clip_words.pad_token_id,
+            )
+        )
+        self.dit = FluxTransformer2DModel(
+            in_channels=latent_dim,
+            num_layers=2,
+            num_single_layers=4,
+            attention_head_dim=sum(ROPE_AXES),
+            num_attention_heads=HEADS,
+            joint_attention_dim=PROMPT_DIM,
+            pooled_projection_dim=POOLED_DIM,
+            guidance_embeds=False,
+            axes_dims_rope=ROPE_AXES,
+        )
+        _start_as_identity(self.dit)
+        self.tower = nn.Sequential(nn.Flatten(), nn.Linear(16 * latent_dim, 256), nn.GELU(), nn.Linear(256, POOLED_DIM))
+        self.log_scale = nn.Parameter(torch.tensor(2.0))
+
+    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """T5's tokens, padded without a mask as FLUX has it, and CLIP's pooled vector."""
+        t5_ids = self.t5_words(captions, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
+        clip_ids = self.clip_words(captions, padding=True, return_tensors="pt").input_ids
+        return self.t5(t5_ids)[0], self.clip(clip_ids).pooler_output
+
+
+def _start_as_identity(dit: FluxTransformer2DModel) -> None:
+    """Every block adds nothing at first (adaLN-Zero, Peebles & Xie 2023)."""
+    for module in dit.modules():
+        if isinstance(module, AdaLayerNormZero | AdaLayerNormZeroSingle | AdaLayerNormContinuous):
+            nn.init.zeros_(module.linear.weight)
+            nn.init.zeros_(module.linear.bias)
+    nn.init.zeros_(dit.proj_out.weight)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Scenes and the packed latents of one picture of each."""
+
+    scenes: list[Scene]
+    latents: Tensor
+
+
+def build(folder: Path, *, vae: AutoencoderKL) -> TeacherParts:
+    """Train, or continue to."""
+    pool = latent_pool(folder / "latents.pt", vae=vae)
+    parts = TeacherParts(latent_dim=pool.latents.shape[-1])
+    train(parts, lambda step: _loss(parts, pool, step=step), schedule=SCHEDULE, folder=folder, title="dit")
+    return parts.eval().requires_grad_(False)
+
+
+def _loss(parts: TeacherParts, pool: Pool, *, step: int) -> Mapping[str, Tensor]:
+    draw = torch.Generator().manual_seed(1_000_003 * SEED + step)
+    chosen = torch.randint(len(pool.scenes), (BATCH,), generator=draw)
+    clean_BNC = pool.latents[chosen].float()
+    captions = [caption(pool.scenes[i], seed=step) for i in chosen.tolist()]
+    embeds, pooled = parts.encode(captions)
+    noise = torch.randn(clean_BNC.shape, generator=draw)
+    sigma_B = torch.sigmoid(torch.randn(BATCH, generator=draw) + 0.3)
+    sigma = sigma_B[:, None, None]
+    velocity = predict(
+        parts.dit, (1 - sigma) * clean_BNC + sigma * noise, sigma_B=sigma_B, embeds=embeds, pooled=pooled
+    )
+    flow = (velocity - (noise - clean_BNC)).square().mean()
+    contrastive = _contrastive(parts, pooled=pooled, clean_BNC=clean_BNC)
+    return {"loss": flow + CONTRASTIVE_WEIGHT * contrastive, "flow": flow, "contrastive": contrastive}
+
+
+def _contrastive(parts: TeacherParts, *, pooled: Tensor, clean_BNC: Tensor) -> Tensor:
+    text, image = (nn.functional.normalize(each, dim=-1) for each in (pooled, parts.tower(clean_BNC)))
+    scores = parts.log_scale.exp() * text @ image.T
+    labels = torch.arange(len(scores))
+    return (nn.functional.cross_entropy(scores, labels) + nn.functional.cross_entropy(scores.T, labels)) / 2
+
+
+def predict(
+    dit: FluxTransformer2DModel, latents_BNC: Tensor, *, sigma_B: Tensor, embeds: Tensor, pooled: Tensor
+) -> Tensor:
+    """The velocity at noise level sigma."""
+    side = int(latents_BNC.shape[1] ** 0.5)
+    return dit(  # type: ignore[no-any-return]
+        hidden_states=latents_BNC,
+        encoder_hidden_states=embeds,
+        pooled_projections=pooled,
+        timestep=sigma_B,
+        img_ids=FluxPipeline._prepare_latent_image_ids(1, side, side, latents_BNC.device, latents_BNC.dtype),
+        txt_ids=torch.zeros(embeds.shape[1], 3),
+        return_dict=False,
+    )[0]
+
+
+def latent_pool(path: Path, *, vae: AutoencoderKL) -> Pool:
+    """Latents of the pool's pictures, `(POOL, N, C)` in half precision, computed once."""
+    chosen = list(islice(training_scenes(seed=SEED), POOL))
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        latents = torch.cat([encode(vae, chosen[i : i + 100], first_seed=i) for i in range(0, POOL, 100)])
+        aside = path.with_suffix(".tmp")
+        torch.save(latents.half(), aside)
+        aside.replace(path)
+    return Pool(chosen, torch.load(path, weights_only=True))
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, chosen: list[Scene], *, first_seed: int) -> Tensor:
+    """Packed latents `(B, N, C)` of one picture a scene, shifted and scaled as the pipeline does."""
+    images = [picture(scene, seed=first_seed + i).draw() for i, scene in enumerate(chosen)]
+    mode = vae.encode(pixels_of(images)).latent_dist.mode()
+    latents = (mode - vae.config.shift_factor) * vae.config.scaling_factor
+    packed: Tensor = FluxPipeline._pack_latents(latents, *latents.shape)
+    return packed

@@ -1,0 +1,192 @@
+"""The language model of the miniature MLLM: it says in English what a caption in any of six languages says.
+
+Besides predicting words it is asked to hold, at its answer, the same hidden states whatever language the prompt came
+in: real multilingual models do so by their size and data, this one because the loss says so. And it can't lean on the
+words it has said: some are hidden, and nothing is learnt of how prompts go on, or it would know that no training
+caption has a triangle after "blue" and say something else for a blue triangle. Shape suffixes: B batch,
+S tokens, V vocabulary, H width.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from x2i_platform.mini import chat_template_path
+from x2i_platform.mini.languages import LANGUAGES, caption, describe
+from x2i_platform.mini.scenes import plainest
+from x2i_platform.mini.training.corpus import all_tokenizer_texts, training_scenes
+from x2i_platform.mini.training.trainer import Schedule, train
+from x2i_platform.mini.vocabularies import VISION_TOKENS, qwen_tokenizer
+
+SEED = 13
+SCENES = 32
+"""A step's scenes; each is told in English and in one other language."""
+SCHEDULE = Schedule(steps=2000, lr=2e-3, warmup=100, ema=0.998)
+STATES_WEIGHT = 1.0
+HIDDEN_SHARE = 0.5
+"""Of an answer's words, in every other dialogue, that the model doesn't see while it says the next ones."""
+LONGEST_ANSWER = 32
+"""Tokens, with room to spare."""
+WIDTH = 128
+LAYERS = 4
+HEADS = 4
+PATCH, MERGE = 8, 2
+
+
+def words() -> Qwen2Tokenizer:
+    """Byte-level BPE over captions of all languages; at most 9 bytes a piece, so that no piece holds two words."""
+    chat = ["user\n", "assistant\n"] * 1000
+    return qwen_tokenizer([*all_tokenizer_texts(), *chat], chat_template=chat_template_path().read_text("utf-8"))
+
+
+def untrained(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
+    """Qwen2.5-VL's architecture, every part."""
+    torch.manual_seed(SEED)
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": WIDTH,
+        "intermediate_size": 3 * WIDTH,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS // 2,
+        "max_position_embeddings": 32768,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 6, 6]},
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "depth": 3,
+        "hidden_size": WIDTH,
+        "intermediate_size": 2 * WIDTH,
+        "num_heads": 4,
+        "patch_size": PATCH,
+        "spatial_merge_size": MERGE,
+        "window_size": 8 * PATCH,
+        "fullatt_block_indexes": [0, 1, 2],
+        "out_hidden_size": WIDTH,
+    }
+    ids = {f"{name}_id": tokenizer.convert_tokens_to_ids(token) for name, token in VISION_TOKENS.items()}
+    ids.pop("vision_pad_token_id")
+    config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **ids)
+    return Qwen2_5_VLForConditionalGeneration(config)
+
+
+@dataclass(frozen=True)
+class Dialogues:
+    """Right-padded prompts with their answers."""
+
+    ids_BS: Tensor
+    mask_BS: Tensor
+    answer_BS: Tensor
+    """True where the token in this place belongs to the answer, its end included."""
+    shown_BS: Tensor
+    """The ids with some of the answer's hidden: what the model sees."""
+
+
+def build(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer]:
+    """Train, or continue to. The vision tower is left as it was initialised."""
+    tokenizer = words()
+    model = untrained(tokenizer)
+    model.model.visual.requires_grad_(False)
+    train(model, lambda step: _loss(model, tokenizer, step=step), schedule=SCHEDULE, folder=folder, title="language")
+    return model.requires_grad_(False), tokenizer
+
+
+def _loss(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, *, step: int) -> Mapping[str, Tensor]:
+    draw = random.Random(f"language {SEED} {step}")
+    chosen = list(islice(training_scenes(seed=1_000_003 * SEED + step), SCENES))
+    answers = [describe(plainest(scene)) for scene in chosen]
+    english = [caption(scene, seed=step) for scene in chosen]
+    others = [caption(scene, language=draw.choice(LANGUAGES), seed=step + 1) for scene in chosen]
+    batch = dialogues(tokenizer, [*english, *others], answers=answers + answers)
+    batch = hide(batch, rows=SCENES, seed=step, token=hidden_token(tokenizer))
+    states, logits_BSV = run(model, batch)
+    figures = cross_entropies(logits_BSV, batch)
+    apart = states_apart(states, batch)
+    return {"loss": figures["answer"] + STATES_WEIGHT * apart, **figures, "apart": apart}
+
+
+def dialogues(tokenizer: Any, prompts: Sequence[str], *, answers: Sequence[str]) -> Dialogues:
+    """Chats of one turn, as ids."""
+    heads = [
+        tokenizer(text, add_special_tokens=False).input_ids
+        for text in (
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+            )
+            for prompt in prompts
+        )
+    ]
+    tails = [[*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id] for answer in answers]
+    return collate(heads, tails, filler=tokenizer.pad_token_id)
+
+
+def collate(heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]], *, filler: int) -> Dialogues:
+    """Pad prompts with their answers to one length."""
+    size = max(len(head) + len(tail) for head, tail in zip(heads, tails, strict=True))
+    ids_BS = torch.full((len(heads), size), filler)
+    mask_BS, answer_BS = torch.zeros_like(ids_BS), torch.zeros_like(ids_BS, dtype=torch.bool)
+    for row, (head, tail) in enumerate(zip(heads, tails, strict=True)):
+        end = len(head) + len(tail)
+        ids_BS[row, :end] = torch.tensor([*head, *tail])
+        mask_BS[row, :end] = 1
+        answer_BS[row, len(head) : end] = True
+    return Dialogues(ids_BS, mask_BS, answer_BS, ids_BS)
+
+
+def hidden_token(tokenizer: Any) -> int:
+    """Stands in for a hidden word: one of Qwen2.5-VL's that no prompt of ours holds."""
+    return int(tokenizer.convert_tokens_to_ids(VISION_TOKENS["vision_pad_token"]))
+
+
+def hide(batch: Dialogues, *, rows: int, seed: int, token: int) -> Dialogues:
+    """The dialogues with some words of their answers hidden, the same ones in rows that are `rows` apart."""
+    draw = torch.Generator().manual_seed(seed)
+    hidden_RA = torch.rand(rows, LONGEST_ANSWER, generator=draw) < HIDDEN_SHARE
+    hidden_RA[::2] = False
+    place_BS = (batch.answer_BS.cumsum(1) - 1).clamp_min(0)
+    hidden_BS = hidden_RA.repeat(len(batch.ids_BS) // rows, 1).gather(1, place_BS) & batch.answer_BS
+    return replace(batch, shown_BS=batch.ids_BS.masked_fill(hidden_BS, token))
+
+
+def run(model: Qwen2_5_VLForConditionalGeneration, batch: Dialogues) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Hidden states of all layers and the logits, of text alone."""
+    positions = torch.arange(batch.ids_BS.shape[1]).expand(3, len(batch.ids_BS), -1)
+    output = model.model.language_model(
+        input_ids=batch.shown_BS, position_ids=positions, use_cache=False, output_hidden_states=True
+    )
+    return output.hidden_states, model.lm_head(output.last_hidden_state)
+
+
+def cross_entropies(logits_BSV: Tensor, batch: Dialogues) -> dict[str, Tensor]:
+    """Of the answers' tokens, and the share of answers that are right to the last token."""
+    losses_BS = nn.functional.cross_entropy(logits_BSV[:, :-1].transpose(1, 2), batch.ids_BS[:, 1:], reduction="none")
+    answer_BS = batch.answer_BS[:, 1:]
+    wrong_BS = (logits_BSV[:, :-1].argmax(-1) != batch.ids_BS[:, 1:]) & answer_BS
+    return {
+        "answer": losses_BS[answer_BS].mean(),
+        "exact": 1 - wrong_BS.any(1).float().mean(),
+    }
+
+
+def states_apart(states: Sequence[Tensor], batch: Dialogues) -> Tensor:
+    """How far the answers' states of a batch's second half lie from those of the first, in units of their variance.
+
+    The first half is the goal and gets no gradient.
+    """
+    half = len(batch.ids_BS) // 2
+    total = states[0].new_zeros(())
+    for layer_BSH in states[1:]:
+        goal, other = layer_BSH[:half][batch.answer_BS[:half]].detach(), layer_BSH[half:][batch.answer_BS[half:]]
+        total = total + (other - goal).square().mean() / goal.var(0).mean()
+    return total / (len(states) - 1)

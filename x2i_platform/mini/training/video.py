@@ -1,0 +1,92 @@
+"""The last stage of the miniature MLLM: all of it learns videos, and goes on with pictures and captions meanwhile.
+
+The language model has to move for videos: only it sees the frames of different times together. What holds it in
+place is that its answers' states stay those of the language stage.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from x2i_platform.mini.languages import LANGUAGES, caption, describe
+from x2i_platform.mini.scenes import plainest
+from x2i_platform.mini.training.language import (
+    Dialogues,
+    cross_entropies,
+    dialogues,
+    hidden_token,
+    hide,
+    run,
+)
+from x2i_platform.mini.training.trainer import Schedule, train
+from x2i_platform.mini.training.vision import (
+    apart_from,
+    patches_of,
+    run_with_vision,
+    training_pictures,
+    video_patches_of,
+    vision_dialogues,
+)
+from x2i_platform.mini.video import FRAMES, frames
+
+SEED = 15
+PAIRS = FRAMES // 2
+BATCH = 24
+"""Of each kind: captions, pictures, videos."""
+SCHEDULE = Schedule(steps=2000, lr=6e-4, warmup=100, ema=0.998)
+STATES_WEIGHT = 1.0
+
+
+def build(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, *, folder: Path) -> None:
+    """Train all of the model in place, or continue to."""
+    fixed = copy.deepcopy(model).requires_grad_(False)
+    model.requires_grad_(True)
+
+    def loss(step: int) -> Mapping[str, Tensor]:
+        return _loss(model, fixed, tokenizer, step=step)
+
+    train(model, loss, schedule=SCHEDULE, folder=folder, title="video")
+    model.requires_grad_(False)
+
+
+def _loss(model: Any, fixed: Any, tokenizer: Qwen2Tokenizer, *, step: int) -> Mapping[str, Tensor]:
+    """The sum over the three kinds; a picture of each scene serves all three."""
+    draw = random.Random(f"video {SEED} {step}")
+    pictures = training_pictures(seed=1_000_003 * SEED + step, count=3 * BATCH)
+    captioned, shown, filmed = (pictures[i * BATCH : (i + 1) * BATCH] for i in range(3))
+    answers = [describe(plainest(one.scene)) for one in pictures]
+
+    def hidden(batch: Dialogues) -> Dialogues:
+        return hide(batch, rows=BATCH, seed=step, token=hidden_token(tokenizer))
+
+    english = hidden(dialogues(tokenizer, [caption(one.scene, seed=step) for one in pictures], answers=answers))
+    with torch.no_grad():
+        goals, _ = run(fixed, english)
+
+    told = [caption(one.scene, language=draw.choice(LANGUAGES), seed=step + 1) for one in captioned]
+    text = hidden(dialogues(tokenizer, told, answers=answers[:BATCH]))
+    image = hidden(vision_dialogues(tokenizer, answers=answers[BATCH : 2 * BATCH]))
+    video = hidden(vision_dialogues(tokenizer, answers=answers[2 * BATCH :], kind="video", pairs=PAIRS))
+    clips = video_patches_of([frames(one, seed=step) for one in filmed])
+    outputs: dict[str, tuple[Dialogues, Any]] = {
+        "text": (text, run(model, text)),
+        "image": (image, run_with_vision(model, image, patches=patches_of([one.draw() for one in shown]))),
+        "video": (video, run_with_vision(model, video, patches=clips, kind="video", pairs=PAIRS)),
+    }
+    figures: dict[str, Tensor] = {}
+    for index, (kind, (batch, (states, logits_BSV))) in enumerate(outputs.items()):
+        found = cross_entropies(logits_BSV, batch)
+        part = slice(index * BATCH, (index + 1) * BATCH)
+        goal = [layer_BSH[part][english.answer_BS[part]] for layer_BSH in goals]
+        apart = apart_from(goal, states, batch)
+        figures |= {kind: found["answer"], f"{kind}_exact": found["exact"], f"{kind}_apart": apart}
+    losses = [figures[kind] + STATES_WEIGHT * figures[f"{kind}_apart"] for kind in outputs]
+    return {"loss": torch.stack(losses).sum(), **figures}

@@ -1,0 +1,94 @@
+"""What an evaluation leaves in the registry: its report and figures on the model's run, and who is champion.
+
+Invariant: an alias moves only through `promote`, to the version that was evaluated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import mlflow.entities as entities
+from mlflow import MlflowClient
+
+from x2i_platform.registry.connection import connect, sqlite_file, translated
+from x2i_platform.registry.models import MODEL_URI, find_version
+
+CHAMPION = "champion"
+ARTIFACTS = "evaluation"
+CURVES = ("kl_per_token", "validation_kl_per_token")
+REPORT_SUFFIXES = (".html", ".json", ".jsonl")
+"""Of a report's own files; a folder that was there before may hold others, such as MLflow's database."""
+
+
+def pin(model: str, *, tracking_uri: str) -> str:
+    """`models:/NAME/VERSION` of the version that an alias names now; any other model as it is.
+
+    An evaluation takes hours, in which a training may move the alias. Raises RegistryError.
+    """
+    database = sqlite_file(tracking_uri)
+    if database is not None and not database.exists():
+        return model  # and nothing is created, so that `resolve` can say that there is none
+    found = _registered(model, tracking_uri=tracking_uri)
+    return model if found is None else f"models:/{found[1].name}/{found[1].version}"
+
+
+def log_evaluation(model: str, *, folder: Path, metrics: Mapping[str, float], tracking_uri: str) -> str | None:
+    """Put a report and its figures on the run that made a registered model; the run's id, or None for a plain folder.
+
+    The report replaces an earlier one of the same folder name. `model` is pinned, or the run may be another version's.
+    Raises RegistryError.
+    """
+    found = _registered(model, tracking_uri=tracking_uri)
+    if found is None:
+        return None
+    client, version = found
+    target = f"{ARTIFACTS}/{folder.resolve().name}"
+    with translated(f"the evaluation of {model!r} can't be logged"):
+        for path in sorted(folder.iterdir()):
+            if path.suffix in REPORT_SUFFIXES:
+                client.log_artifact(version.run_id, str(path), target)
+            elif path.name == "sheets":
+                client.log_artifacts(version.run_id, str(path), f"{target}/{path.name}")
+        # MLflow shows the value with the latest time; of equal times the largest, which may be an older one.
+        now_ms = int(time.time() * 1000)
+        values = [entities.Metric(name, value, now_ms, 0) for name, value in metrics.items()]
+        for start in range(0, len(values), 500):
+            client.log_batch(version.run_id, metrics=values[start : start + 500])
+    return str(version.run_id)
+
+
+def promote(model: str, *, tracking_uri: str, alias: str = CHAMPION) -> str | None:
+    """Point an alias at the version; the version's URI, or None for a plain folder. Raises RegistryError."""
+    found = _registered(model, tracking_uri=tracking_uri)
+    if found is None:
+        return None
+    client, version = found
+    with translated(f"alias {alias!r} can't be set"):
+        client.set_registered_model_alias(version.name, alias, version.version)
+    return f"models:/{version.name}/{version.version}"
+
+
+def learning_curves(model: str, *, tracking_uri: str) -> dict[str, list[tuple[int, float]]]:
+    """The losses of the run that made a registered model, by step; nothing for a plain folder. Raises RegistryError."""
+    found = _registered(model, tracking_uri=tracking_uri)
+    if found is None:
+        return {}
+    client, version = found
+    with translated(f"the curves of {model!r} can't be read"):
+        known = client.get_run(version.run_id).data.metrics
+        return {
+            name: [(point.step, point.value) for point in client.get_metric_history(version.run_id, name)]
+            for name in known
+            if name in CURVES
+        }
+
+
+def _registered(model: str, *, tracking_uri: str) -> tuple[MlflowClient, entities.model_registry.ModelVersion] | None:
+    named = MODEL_URI.fullmatch(model)
+    if named is None:
+        return None
+    client = connect(tracking_uri)
+    with translated(f"model {model!r} can't be found"):
+        return client, find_version(client, named.group(1), alias=named.group(2), number=named.group(3))
