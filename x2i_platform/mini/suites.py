@@ -20,7 +20,7 @@ from x2i_platform.mini.video import frames
 Kind = Literal["text", "image", "video"]
 SUITES: dict[str, Kind] = {**dict.fromkeys(LANGUAGES, "text"), "image": "image", "video": "video"}
 SCENES_SEED = 2026
-"""Apart from every seed that training draws scenes from."""
+"""With the category, which training never draws a stream of scenes by together with this seed."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from x2i_platform.errors import TrainingError
 from x2i_platform.mini.training.trainer import CHECKPOINT, LOG, Loss, Schedule, train
 
 SCHEDULE = Schedule(steps=130, lr=0.01, warmup=10, ema=0.9, save_every=30)
@@ -63,7 +64,9 @@ def weights(net: nn.Module) -> dict[str, Tensor]:
 
 
 def checkpoint(folder: Path) -> dict[str, Any]:
+    """All that a checkpoint holds but the time it took."""
     found: dict[str, Any] = torch.load(folder / CHECKPOINT, weights_only=True)
+    del found["seconds"]
     return found
 
 
@@ -166,7 +169,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(tmp_path:
         before.update(weights(net))
         return {"loss": loss(step)["loss"] * (value if step == 40 else 1.0)}
 
-    with pytest.raises(RuntimeError, match="non-finite"):
+    with pytest.raises(TrainingError, match="the gradient's norm is nan; nothing was updated"):
         train(net, spoilt, schedule=SCHEDULE, folder=tmp_path, title="test")
     assert_same(weights(net), before)
     assert checkpoint(tmp_path)["step"] == 30
@@ -215,3 +218,26 @@ def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
     assert rates[10] == pytest.approx(0.1, rel=1e-3)
     assert rates[30] == pytest.approx(0.0505, rel=1e-2), "half way down"
     assert rates[-1] < 0.003
+
+
+def test_a_checkpoint_of_another_beginning_is_refused(tmp_path: Path) -> None:
+    net = Net()
+    train(net, loss_of(net), schedule=SCHEDULE, folder=tmp_path, title="test", inputs="these")
+    for other, schedule, inputs in (
+        (Net(), replace(SCHEDULE, lr=0.02), "these"),
+        (Net(), SCHEDULE, "others"),
+        (net, SCHEDULE, "these"),
+    ):
+        with pytest.raises(TrainingError, match=r"checkpoint\.pt is of another schedule, other weights .*; delete"):
+            train(other, loss_of(other), schedule=schedule, folder=tmp_path, title="test", inputs=inputs)
+
+
+def test_a_torn_line_of_the_log_is_cut_off(tmp_path: Path) -> None:
+    net = Net()
+    train(net, loss_of(net), schedule=SCHEDULE, folder=tmp_path, title="test")
+    log = tmp_path / LOG
+    whole = log.read_text(encoding="utf-8")
+    log.write_text(whole + '{"step": 1', encoding="utf-8")
+    again = Net()
+    train(again, loss_of(again), schedule=SCHEDULE, folder=tmp_path, title="test")
+    assert log.read_text(encoding="utf-8") == whole

@@ -6,6 +6,7 @@ CLIP was trained to do. Shape suffixes: B batch, N image tokens, C packed latent
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -117,7 +118,12 @@ def build(folder: Path, *, vae: AutoencoderKL) -> TeacherParts:
     """Train, or continue to."""
     pool = latent_pool(folder / "latents.pt", vae=vae)
     parts = TeacherParts(latent_dim=pool.latents.shape[-1])
-    train(parts, lambda step: _loss(parts, pool, step=step), schedule=SCHEDULE, folder=folder, title="dit")
+    inputs = hashlib.sha256(pool.latents.numpy().tobytes()).hexdigest()
+
+    def loss(step: int) -> Mapping[str, Tensor]:
+        return _loss(parts, pool, step=step)
+
+    train(parts, loss, schedule=SCHEDULE, folder=folder, title="dit", inputs=inputs)
     return parts.eval().requires_grad_(False)
 
 

@@ -43,7 +43,7 @@ PATCH, MERGE = 8, 2
 
 
 def words() -> Qwen2Tokenizer:
-    """Byte-level BPE over captions of all languages; at most 9 bytes a piece, so that no piece holds two words."""
+    """Byte-level BPE over captions of all languages; no piece names two of colour and shape."""
     chat = ["user\n", "assistant\n"] * 1000
     return qwen_tokenizer([*all_tokenizer_texts(), *chat], chat_template=chat_template_path().read_text("utf-8"))
 

@@ -6,21 +6,24 @@ it had not been; a checkpoint appears whole or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from x2i_platform.errors import TrainingError
 from x2i_platform.mini.training.muon import Muon
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.jsonl"
+LOG_EVERY = 50
 
 Loss = Callable[[int], Mapping[str, Tensor]]
 """The step's number in; `loss`, which is minimised, and further figures for the log."""
@@ -41,34 +44,107 @@ class Schedule:
     save_every: int = 100
 
 
-def train(model: nn.Module, loss: Loss, *, schedule: Schedule, folder: Path, title: str) -> nn.Module:
-    """Train `model` in place, from the folder's last checkpoint on, and give it its averaged weights."""
+def train(model: nn.Module, loss: Loss, *, schedule: Schedule, folder: Path, title: str, inputs: str = "") -> nn.Module:
+    """Train `model` in place, from the folder's last checkpoint on, and give it its averaged weights.
+
+    A checkpoint belongs to its beginning: the schedule, every weight the model comes with, frozen ones included, and
+    `inputs`, a digest of what else the loss depends on. Raises TrainingError for a checkpoint of another beginning, and
+    for a gradient that is not finite.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    optimizers = _optimizers(model, schedule=schedule)
-    average = {name: parameter.detach().clone() for name, parameter in _trained(model)}
-    start = _resume(folder / CHECKPOINT, model=model, optimizers=optimizers, average=average)
-    _forget(folder / LOG, after=start)
-    began = time.monotonic()
-    for step in tqdm(range(start, schedule.steps), initial=start, total=schedule.steps, desc=title, mininterval=10):
-        figures = loss(step)
+    run = _Run(model, schedule=schedule, beginning=_beginning(model, schedule=schedule, inputs=inputs))
+    run.resume(folder / CHECKPOINT)
+    _forget(folder / LOG, after=run.step)
+    bar = tqdm(total=schedule.steps, initial=run.step, desc=title, mininterval=10)
+    resumed, before = time.monotonic(), run.seconds
+    while run.step < schedule.steps:
+        figures = run.update(loss(run.step))
+        run.seconds = before + time.monotonic() - resumed
+        if run.step % LOG_EVERY == 0:
+            _log(folder / LOG, step=run.step, seconds=run.seconds, figures=figures)
+        if run.step % schedule.save_every == 0 or run.step == schedule.steps:
+            run.save(folder / CHECKPOINT)
+        bar.update()
+    bar.close()
+    run.finish()
+    return model
+
+
+class _Run:
+    """What a checkpoint holds: the model's trained weights, their average, the optimizers, how far it got."""
+
+    def __init__(self, model: nn.Module, *, schedule: Schedule, beginning: str) -> None:
+        self.step, self.seconds = 0, 0.0
+        self._model, self._schedule, self._beginning = model, schedule, beginning
+        self._optimizers = _optimizers(model, schedule=schedule)
+        self._average = {name: parameter.detach().clone() for name, parameter in _trained(model)}
+
+    def update(self, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take one step; the figures with the gradient's norm."""
         figures["loss"].backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(
-            [p for _, p in _trained(model)], schedule.max_grad_norm, error_if_nonfinite=True
-        )
-        for optimizer in optimizers:
+        parameters = [parameter for _, parameter in _trained(self._model)]
+        norm = nn.utils.clip_grad_norm_(parameters, self._schedule.max_grad_norm)
+        if not math.isfinite(float(norm)):
+            raise TrainingError(f"step {self.step}: the gradient's norm is {float(norm)}; nothing was updated")
+        for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = schedule.lr * _share_of_lr(step, schedule=schedule)
+                group["lr"] = self._schedule.lr * _share_of_lr(self.step, schedule=self._schedule)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        _follow(average, model, decay=min(schedule.ema, (step + 1) / (step + 10)))
-        if (step + 1) % 50 == 0:
-            _log(folder / LOG, step=step + 1, seconds=time.monotonic() - began, figures={**figures, "norm": norm})
-        if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
-            _save(folder / CHECKPOINT, step=step + 1, model=model, optimizers=optimizers, average=average)
-    with torch.no_grad():
-        for name, parameter in _trained(model):
-            parameter.copy_(average[name])
-    return model
+        self.step += 1
+        decay = min(self._schedule.ema, self.step / (self.step + 9))
+        with torch.no_grad():
+            for name, parameter in _trained(self._model):
+                self._average[name].lerp_(parameter, 1 - decay)
+        return {**figures, "norm": norm}
+
+    def save(self, path: Path) -> None:
+        """Write beside, then rename: a kill leaves the old checkpoint or the new one."""
+        state = {
+            "beginning": self._beginning,
+            "step": self.step,
+            "seconds": self.seconds,
+            "model": {name: parameter.detach() for name, parameter in _trained(self._model)},
+            "average": self._average,
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+        }
+        aside = path.with_suffix(".tmp")
+        torch.save(state, aside)
+        aside.replace(path)
+
+    def resume(self, path: Path) -> None:
+        """Go on from a checkpoint, if there is one."""
+        if not path.is_file():
+            return
+        state = torch.load(path, weights_only=True)
+        if state["beginning"] != self._beginning:
+            raise TrainingError(
+                f"{path} is of another schedule, other weights to begin with or other data; delete its folder, or use "
+                "another --folder"
+            )
+        self._give(state["model"])
+        with torch.no_grad():
+            for name, saved in state["average"].items():
+                self._average[name].copy_(saved)
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+    def finish(self) -> None:
+        """The averaged weights become the model's."""
+        self._give(self._average)
+
+    @torch.no_grad()
+    def _give(self, weights: Mapping[str, Tensor]) -> None:
+        for name, parameter in _trained(self._model):
+            parameter.copy_(weights[name])
+
+
+def _beginning(model: nn.Module, *, schedule: Schedule, inputs: str) -> str:
+    total = hashlib.sha256(json.dumps([asdict(schedule), inputs], sort_keys=True).encode())
+    for name, parameter in model.named_parameters():
+        total.update(name.encode() + parameter.detach().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _trained(model: nn.Module) -> Iterable[tuple[str, nn.Parameter]]:
@@ -99,12 +175,6 @@ def _share_of_lr(step: int, *, schedule: Schedule) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-@torch.no_grad()
-def _follow(average: dict[str, Tensor], model: nn.Module, *, decay: float) -> None:
-    for name, parameter in _trained(model):
-        average[name].lerp_(parameter, 1 - decay)
-
-
 def _log(path: Path, *, step: int, seconds: float, figures: Mapping[str, Tensor]) -> None:
     values = {name: round(float(value.detach()), 6) for name, value in figures.items()}
     with path.open("a", encoding="utf-8") as log:
@@ -112,36 +182,10 @@ def _log(path: Path, *, step: int, seconds: float, figures: Mapping[str, Tensor]
 
 
 def _forget(path: Path, *, after: int) -> None:
-    """Drop what was logged past the checkpoint: those steps are taken again."""
-    if path.is_file():
-        lines = [line for line in path.read_text("utf-8").splitlines() if json.loads(line)["step"] <= after]
-        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-
-
-def _save(
-    path: Path, *, step: int, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: dict[str, Tensor]
-) -> None:
-    state = {
-        "step": step,
-        "model": {name: parameter.detach() for name, parameter in _trained(model)},
-        "average": average,
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-    }
-    aside = path.with_suffix(".tmp")
-    torch.save(state, aside)
-    aside.replace(path)
-
-
-def _resume(
-    path: Path, *, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: dict[str, Tensor]
-) -> int:
+    """Drop what was logged past the checkpoint, for those steps are taken again, and a line that a kill tore."""
     if not path.is_file():
-        return 0
-    state = torch.load(path, weights_only=True)
-    with torch.no_grad():
-        for name, parameter in _trained(model):
-            parameter.copy_(state["model"][name])
-            average[name].copy_(state["average"][name])
-    for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    return int(state["step"])
+        return
+    lines = [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    aside = path.with_suffix(".tmp")
+    aside.write_text("".join(line for line in lines if json.loads(line)["step"] <= after), encoding="utf-8")
+    aside.replace(path)
