@@ -35,6 +35,7 @@ from x2i_platform.evaluation.curves import Curve
 from x2i_platform.evaluation.report import Report, Sheet, SheetRow, write
 from x2i_platform.evaluation.results import ALL, Result, ResultLog
 from x2i_platform.evaluation.statistics import GateVerdict, Row, gate, summarise
+from x2i_platform.mini.suites import SUITES
 from x2i_platform.models.devices import choose_device
 from x2i_platform.models.prompts import Prompt, Video
 from x2i_platform.models.text_encoders import TextEncoders
@@ -92,9 +93,13 @@ def plan(recipe: Recipe, options: Options) -> list[Task]:
         if options.layout:
             check_layout(tasks, layout=options.layout, settings=recipe.generate)
         return tasks
-    if not recipe.teacher.model.startswith(MINI):
-        raise ConfigError(f"suites are of the miniature world; for '{recipe.teacher.model}' name a file of prompts")
-    return suite_tasks(options.suites, count=options.cases, splits=options.splits, states=options.states)
+    if not options.suites and not recipe.teacher.model.startswith(MINI):
+        raise ConfigError(
+            f"suites are of the miniature world; '{recipe.teacher.model}' needs a file of prompts, or suites by name"
+        )
+    return suite_tasks(
+        options.suites or tuple(SUITES), count=options.cases, splits=options.splits, states=options.states
+    )
 
 
 def describe(model: Model, options: Options, *, out: Path) -> dict[str, object]:

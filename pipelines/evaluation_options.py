@@ -23,7 +23,8 @@ GATE_SUITE = "english"
 class Options:
     """What is evaluated."""
 
-    suites: tuple[str, ...] = tuple(SUITES)
+    suites: tuple[str, ...] = ()
+    """Of the miniature world; none stands for all of them."""
     splits: tuple[Split, ...] = ("held_out", "seen")
     states: tuple[States, ...] = STATES
     cases: int = 200
@@ -58,7 +59,7 @@ def options(
                 raise ConfigError(f"{what} {word!r} is unknown; there are {', '.join(known)}")
     _require_fitting(suites=suites, prompts=prompts, images=images, layout=layout, gate=gate)
     return Options(
-        suites=tuple(dict.fromkeys(suites or SUITES)),
+        suites=tuple(dict.fromkeys(suites or ())),
         states=cast(tuple[States, ...], tuple(dict.fromkeys(states or STATES))),
         cases=cases,
         prompts=prompts,

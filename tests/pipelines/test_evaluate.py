@@ -235,7 +235,7 @@ def test_a_dry_run_counts_and_writes_nothing(out: Path, model: Path, tmp_path: P
 
 def test_a_real_teacher_needs_a_file_of_prompts(tmp_path: Path) -> None:
     real = load("flux-dev_qwen2.5-vl-7b", shipped=RECIPES, overrides=[])
-    with pytest.raises(ConfigError, match=r"for 'black-forest-labs/FLUX\.1-dev' name a file of prompts"):
+    with pytest.raises(ConfigError, match=r"'black-forest-labs/FLUX\.1-dev' needs a file of prompts"):
         plan(real, Options())
     (tmp_path / "prompts.txt").write_text("a\nb\n", encoding="utf-8")
     assert len(plan(real, Options(prompts=str(tmp_path / "prompts.txt"), images=3))) == 2 * 3 * 2
