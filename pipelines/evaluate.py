@@ -240,15 +240,15 @@ def _sheets(tasks: Sequence[Task], results: Sequence[Result], *, out: Path, base
 def _sheet(name: str, part: Sequence[tuple[Task, Result]], *, out: Path, baseline: str) -> Sheet:
     rows = []
     for task, result in part:
-        shown = [] if isinstance(task.prompt, str) else [_last_frame(task.prompt)]
+        shown = [] if isinstance(task.prompt, str) else [last_frame(task.prompt)]
         images = [*shown, open_image(out / baseline_file(task)), open_image(out / student_file(task))]
         marks = [*[None] * len(shown), result.baseline_right, result.right]
-        rows.append(SheetRow(result.prompt, images, marks))
+        rows.append(SheetRow(result.prompt, images, marks, gloss=f"{task.suite}: {task.english}"))
     columns = ["prompt"] if part and not isinstance(part[0][0].prompt, str) else []
     return Sheet(name, [*columns, baseline, "student"], rows)
 
 
-def _last_frame(prompt: Prompt) -> Image.Image:
+def last_frame(prompt: Prompt) -> Image.Image:
     part = prompt.media[-1]
     return part.frames[-1] if isinstance(part, Video) else part
 

@@ -22,7 +22,8 @@ from x2i_platform import fingerprint
 from x2i_platform.captions import read_captions
 from x2i_platform.config import Recipe
 from x2i_platform.errors import InputError, X2IError, from_text, to_text
-from x2i_platform.features.planning import Intake, plan_shards, unique_samples
+from x2i_platform.features.intake import Intake, unique_samples
+from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.schema import FEATURE_TABLES, SAMPLES
 from x2i_platform.features.store import FeatureStore, Manifest
 

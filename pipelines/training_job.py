@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from pipelines.plan import plan_recipe
 from x2i_platform import fingerprint
 from x2i_platform.config import Recipe, digest
 from x2i_platform.distill.data import split
+from x2i_platform.errors import ConfigError
 from x2i_platform.features.store import FeatureStore, Manifest
 from x2i_platform.models.alignnet import AlignNetDims
 from x2i_platform.models.catalog import dit_dims, mllm_dims
@@ -43,8 +44,6 @@ def plan(recipe: Recipe, *, store: str) -> Job:
     complete = set(shards)
     usable = Manifest(manifest.fingerprint, tuple(c for c in manifest.commits if c.shard in complete))
     train, held_out = split(features, shards, validation_share=recipe.train.validation_share)
-    teacher = dit_dims(recipe.teacher.model, revision=recipe.teacher.revision)
-    mllm = mllm_dims(recipe.mllm.model, revision=recipe.mllm.revision)
     identity = fingerprint.training(recipe, manifest_digest=usable.digest, store_fingerprint=manifest.fingerprint)
     return Job(
         recipe=recipe,
@@ -54,14 +53,27 @@ def plan(recipe: Recipe, *, store: str) -> Job:
         held_out_samples=len(held_out),
         manifest_digest=usable.digest,
         key=digest(identity),
-        dims=AlignNetDims(
-            num_layers=mllm.num_states,
-            hidden_size=mllm.hidden_size,
-            text_tokens=recipe.teacher.text_tokens,
-            prompt_dim=teacher.joint_dim,
-            pooled_dim=teacher.pooled_dim,
-        ),
+        dims=alignnet_dims(recipe),
     )
+
+
+def alignnet_dims(recipe: Recipe) -> AlignNetDims:
+    """AlignNet's sizes between the recipe's two models. Raises ConfigError for heads that don't divide the width."""
+    teacher = dit_dims(recipe.teacher.model, revision=recipe.teacher.revision)
+    mllm = mllm_dims(recipe.mllm.model, revision=recipe.mllm.revision)
+    dims = AlignNetDims(
+        num_layers=mllm.num_states,
+        hidden_size=mllm.hidden_size,
+        text_tokens=recipe.teacher.text_tokens,
+        prompt_dim=teacher.joint_dim,
+        pooled_dim=teacher.pooled_dim,
+    )
+    heads = recipe.alignnet.t5_heads
+    if heads is None:
+        return dims
+    if mllm.hidden_size % heads:
+        raise ConfigError(f"alignnet.t5_heads = {heads} doesn't divide the MLLM's hidden width {mllm.hidden_size}")
+    return replace(dims, t5_heads=heads, t5_head_dim=mllm.hidden_size // heads)
 
 
 def describe(job: Job) -> dict[str, Any]:

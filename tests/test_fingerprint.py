@@ -34,6 +34,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "mllm.template": ("draw {caption}", {"mllm"}),
     "alignnet.fusion": ("mean", set()),
     "alignnet.t5_layers": (2, set()),
+    "alignnet.t5_heads": (2, set()),
     "alignnet.padding": ("none", set()),
     "alignnet.init_seed": (1, set()),
     "targets.taps": ("double", {"targets"}),

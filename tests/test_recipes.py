@@ -208,6 +208,7 @@ def test_answers_fit_the_teachers_text_and_have_no_padding_of_the_references() -
     assert "mllm.answer_tokens = 600 exceeds" in set_refused(answers, "mllm.answer_tokens=600")
     assert "'reference' pads prompts; mllm.states 'mixed'" in set_refused(answers, "alignnet.padding=reference")
     load("mini", shipped=RECIPES, overrides=["mllm.answer_tokens=600"])
+    load("mini", shipped=RECIPES, overrides=["mllm.states=answer", "mllm.max_tokens=600"])
 
 
 def test_without_padding_prompts_may_be_longer_than_the_teachers() -> None:

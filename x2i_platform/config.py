@@ -86,6 +86,9 @@ class AlignNetConfig(Frozen):
     fusion: Fusion = "conv"
     t5_layers: Whole = 0
     """Layers of the optional gated-GELU T5 encoder stack before the fusion; 0 in every released checkpoint."""
+    t5_heads: Count | None = None
+    """Attention heads of that stack, which share the hidden width; None gives one of width 128 to each 128 of it, as
+    the released code does."""
     padding: Padding = "zero"
     """`zero`: zeroed MLLM states pad up to the teacher's text length; `reference`: whatever the MLLM computes at padded
     positions; `none`: only valid tokens condition the DiT."""
@@ -199,8 +202,11 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _prompts_fit_the_teacher(self) -> Self:
-        limits = {"max_tokens": self.mllm.max_tokens}
-        if self.mllm.states != "prompt":
+        """Those that AlignNet learns from; a longer one may still be asked for, and keeps its length."""
+        states, limits = self.mllm.states, {}
+        if states != "answer":
+            limits["max_tokens"] = self.mllm.max_tokens
+        if states != "prompt":
             limits["answer_tokens"] = self.mllm.answer_tokens
         for name, limit in limits.items():
             if self.alignnet.padding != "none" and limit > self.teacher.text_tokens:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from x2i_platform.evaluation.contact_sheet import CELL, GAP, TITLE_HEIGHT, contact_sheet
+from x2i_platform.evaluation.contact_sheet import CELL, GAP, TITLE_HEIGHT, can_write, contact_sheet
 
 WHITE, RED, BLUE = (255, 255, 255), (255, 0, 0), (0, 0, 255)
 
@@ -59,3 +59,10 @@ def test_other_modes_and_an_empty_list_make_a_page() -> None:
     sheet = contact_sheet([("a", [image]) for image in modes], columns=["image"], pairs_across=9)
     assert sheet.width == 4 * (CELL + 3 * GAP)
     assert contact_sheet([], columns=["image"]).mode == "RGB"
+
+
+def test_the_sheets_font_knows_the_latin_letters_of_four_languages_and_owns_up_to_the_rest() -> None:
+    for text in ("", "ein größeres grünes Herz", "un carré bleu à gauche", "một hình tròn màu đỏ ở trên"):
+        assert can_write(text)
+    assert not can_write("三个红色圆形")
+    assert not can_write("a circle, 円")

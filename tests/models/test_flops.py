@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -78,7 +79,7 @@ def test_true_flux_against_torchs_counter() -> None:
 
 
 def test_the_miniature_dit_against_torchs_counter(teacher: Teacher) -> None:
-    dims, tokens = dit_dims("mini:flux"), {"image_tokens": 16, "text_tokens": 32}
+    dims, tokens = dit_dims("mini:random-flux"), {"image_tokens": 16, "text_tokens": 32}
     forward, backward = counted_passes(teacher.dit, **tokens)
     assert dit_forward(dims, **tokens) == forward
     assert dit_backward_to_activations(dims, **tokens) == backward
@@ -87,22 +88,26 @@ def test_the_miniature_dit_against_torchs_counter(teacher: Teacher) -> None:
 def test_t5_against_torchs_counter(text_encoders: TextEncoders) -> None:
     t5 = text_encoders._pipeline.text_encoder_2
     ids = torch.zeros(1, 32, dtype=torch.long)
-    assert t5_forward(teacher_entry("mini:flux").t5, tokens=32) == counted(lambda: t5(ids))
+    assert t5_forward(teacher_entry("mini:random-flux").t5, tokens=32) == counted(lambda: t5(ids))
 
 
 def test_prefill_against_torchs_counter(mllm: MLLM) -> None:
     tokens = len(mllm.tokenize(CAPTIONS[:1])[0])
     expected = counted(lambda: mllm.encode(CAPTIONS[:1]))
-    assert mllm_prefill(mllm_dims("mini:qwen2.5-vl"), tokens=tokens) == expected
+    assert mllm_prefill(mllm_dims("mini:random-qwen2.5-vl"), tokens=tokens) == expected
 
 
-@pytest.mark.parametrize(("fusion", "t5_layers"), [("conv", 0), ("conv", 2), ("scale", 0)])
-def test_alignnet_against_torchs_counter(fusion: Fusion, t5_layers: int) -> None:
-    config = AlignNetConfig(fusion=fusion, t5_layers=t5_layers)
-    mllm, dit = mllm_dims("mini:qwen2.5-vl"), dit_dims("mini:flux")
+@pytest.mark.parametrize(
+    ("fusion", "t5_layers", "t5_heads"), [("conv", 0, None), ("conv", 2, None), ("conv", 2, 4), ("scale", 0, None)]
+)
+def test_alignnet_against_torchs_counter(fusion: Fusion, t5_layers: int, t5_heads: int | None) -> None:
+    config = AlignNetConfig(fusion=fusion, t5_layers=t5_layers, t5_heads=t5_heads)
+    mllm, dit = mllm_dims("mini:random-qwen2.5-vl"), dit_dims("mini:random-flux")
     dims = AlignNetDims(
         num_layers=mllm.num_states, hidden_size=mllm.hidden_size, text_tokens=32, prompt_dim=64, pooled_dim=32
     )
+    if t5_heads:
+        dims = replace(dims, t5_heads=t5_heads, t5_head_dim=mllm.hidden_size // t5_heads)
     network = AlignNet(config, dims=dims)
     states_BCSH = torch.randn(1, dims.num_layers, 32, dims.hidden_size)
     expected = counted(lambda: network(states_BCSH, mask_BS=torch.ones(1, 32, dtype=torch.bool)))

@@ -12,6 +12,7 @@ import pytest
 
 from pipelines import RECIPES
 from pipelines.plan import GPUS, MFU, Plan, count_captions, plan_recipe, require_budget
+from pipelines.training_job import alignnet_dims
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError
 from x2i_platform.recipes import load
@@ -134,3 +135,10 @@ def test_captions_are_counted_once_each(tmp_path: Path) -> None:
 def test_planning_loads_no_torch() -> None:
     code = "import sys, pipelines.plan; print({'torch', 'ray', 'transformers', 'mlflow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
+def test_heads_of_alignnets_stack_share_the_mllms_width() -> None:
+    dims = alignnet_dims(load("mini", shipped=RECIPES, overrides=["alignnet.t5_layers=1", "alignnet.t5_heads=4"]))
+    assert (dims.t5_heads, dims.t5_head_dim, dims.hidden_size) == (4, 16, 64)
+    with pytest.raises(ConfigError, match=r"alignnet\.t5_heads = 3 doesn't divide the MLLM's hidden width 64"):
+        alignnet_dims(load("mini", shipped=RECIPES, overrides=["alignnet.t5_heads=3"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -24,7 +25,7 @@ def contact_sheet(
     Images are scaled to 128 pixels on their longer side; smaller ones by the whole factor that comes closest to it. A
     caption gets three lines under its own images, and ends in … where it has more.
     """
-    font = ImageFont.load_default(size=11)
+    font = _font()
     width = len(columns) * (CELL + GAP) + 2 * GAP
     height = CELL + CAPTION_LINES * CAPTION_LINE + GAP
     across = max(1, min(pairs_across, len(rows)))
@@ -44,6 +45,20 @@ def contact_sheet(
         ImageDraw.Draw(tile).text((0, CELL + 2), text, fill="black", font=font, spacing=2)
         sheet.paste(tile, ((index % across) * width + GAP, TITLE_HEIGHT + (index // across) * height))
     return sheet
+
+
+def can_write(text: str) -> bool:
+    """Whether the sheets' font has every letter of a text; it has none of Chinese or Japanese."""
+    font = _font()
+    missing = bytes(font.getmask("\uffff"))
+    return all(bytes(font.getmask(letter)) != missing for letter in set(text) if not letter.isspace())
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with Matplotlib; Pillow's own font lacks é and ü."""
+    import matplotlib  # takes a second to load, and a sheet is rarely drawn
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size=10)
 
 
 def _fitted(image: Image.Image) -> Image.Image:

@@ -19,7 +19,7 @@ from typing import Any
 
 from PIL import Image
 
-from x2i_platform.evaluation.contact_sheet import contact_sheet
+from x2i_platform.evaluation.contact_sheet import can_write, contact_sheet
 from x2i_platform.evaluation.curves import Curve
 from x2i_platform.evaluation.publish import png_bytes, publish
 from x2i_platform.evaluation.results import Result
@@ -37,6 +37,8 @@ class SheetRow:
     images: Sequence[Image.Image]
     marks: Sequence[bool | None] = ()
     """Whether each image is right; shorter than `images`, or None, where nothing says so."""
+    gloss: str = ""
+    """What a PNG says in place of the caption where its font lacks a letter of it."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def write(folder: Path, report: Report) -> Path:
 
     files = sheet_files([sheet.name for sheet in report.sheets])
     for sheet, file in zip(report.sheets, files, strict=True):
-        rows = [(row.caption, row.images) for row in sheet.rows]
+        rows = [(row.caption if can_write(row.caption) else row.gloss, row.images) for row in sheet.rows]
         publish(folder / file, png_bytes(contact_sheet(rows, columns=sheet.columns)))
     publish(folder / DATA_FILE, _strict_json(_data(report, files)).encode())
     publish(folder / PAGE_FILE, render(report, sheet_files=files).encode())

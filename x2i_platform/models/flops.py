@@ -59,8 +59,8 @@ def alignnet(config: AlignNetConfig, *, mllm: MLLMDims, dit: DiTDims, tokens: in
     fusion = tokens * hidden * _linear(states * CONV_KERNEL**2, 1) if config.fusion == "conv" else 0
     projector = tokens * (_linear(hidden, dit.joint_dim) + _linear(dit.joint_dim, dit.joint_dim))
     pooled = tokens * _linear(dit.joint_dim, dit.pooled_dim)
-    heads = max(1, hidden // T5_HEAD_DIM)
-    stack = T5Dims(config.t5_layers, d_model=hidden, d_ff=4 * hidden, attention_dim=heads * T5_HEAD_DIM)
+    attention = hidden if config.t5_heads else max(1, hidden // T5_HEAD_DIM) * T5_HEAD_DIM
+    stack = T5Dims(config.t5_layers, d_model=hidden, d_ff=4 * hidden, attention_dim=attention)
     return states * t5_forward(stack, tokens=tokens) + fusion + projector + pooled
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from transformers import Qwen2Tokenizer
 
 from x2i_platform.mini import build as build_module
 from x2i_platform.mini.drawing import SIDE, picture
-from x2i_platform.mini.training import dit, language, vae, video, vision
+from x2i_platform.mini.scenes import COLOURS, SHAPES, SIZES, Scene, Thing
+from x2i_platform.mini.training import dit, language, text, vae, video, vision
 from x2i_platform.mini.training.corpus import pixels_of, training_scenes
 from x2i_platform.mini.training.trainer import CHECKPOINT, Schedule
 
@@ -29,11 +32,14 @@ NOW = Schedule(steps=2, lr=1e-3, warmup=1, ema=0.5)
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part takes two steps, of four pictures each."""
-    for module, name in ((vae, "BATCH"), (dit, "BATCH"), (language, "SCENES"), (vision, "BATCH"), (video, "BATCH")):
+    for module, name in ((vae, "BATCH"), (dit, "BATCH"), (text, "BATCH"), (language, "SCENES"), (vision, "BATCH")):
         monkeypatch.setattr(module, name, SMALL)
+    monkeypatch.setattr(video, "BATCH", SMALL)
     monkeypatch.setattr(vision, "TOWER_BATCH", SMALL)
-    for module in (vae, dit, language, vision, video):
+    for module in (vae, text, language, vision, video):
         monkeypatch.setattr(module, "SCHEDULE", NOW)
+    for stage in ("FIRST", "SECOND"):
+        monkeypatch.setattr(dit, stage, replace(getattr(dit, stage), schedule=NOW))
     monkeypatch.setattr(vision, "TOWER_SCHEDULE", NOW)
 
 
@@ -116,7 +122,7 @@ def test_teacher_step() -> None:
     pool = dit.Pool(list(islice(training_scenes(seed=1), 20)), torch.randn(20, 16, 64).half())
     parts = dit.TeacherParts(latent_dim=64)
     optimizer = torch.optim.SGD(parts.parameters(), lr=0.1)
-    figures = step_twice(lambda: dit._loss(parts, pool, step=0))
+    figures = step_twice(lambda: dit._loss(parts, pool, stage=dit.FIRST, step=0))
     velocity = figures["flow"]
     assert velocity == pytest.approx(2, abs=0.2), "noise less latents, both of unit variance, against nothing"
     assert learning(parts.clip.final_layer_norm.parameters()) == {True}, "what the contrast alone moves"
@@ -124,9 +130,71 @@ def test_teacher_step() -> None:
     for step in (1, 2, 3):
         optimizer.step()
         optimizer.zero_grad()
-        dit._loss(parts, pool, step=step)["loss"].backward()  # type: ignore[no-untyped-call]
+        dit._loss(parts, pool, stage=dit.FIRST, step=step)["loss"].backward()  # type: ignore[no-untyped-call]
     silent = [name for name, parameter in parts.named_parameters() if learning([parameter]) != {True}]
     assert silent == []
+
+
+def test_the_second_stage_has_a_t5_of_its_own_that_stays_as_its_text_left_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dit, "POOL", 100)
+    model = vae.untrained().requires_grad_(False)
+    parts = dit.build(tmp_path, vae=model)
+    saved = {
+        stage: torch.load(tmp_path / stage / CHECKPOINT, weights_only=True)["average"]
+        for stage in ("first", "text", "second")
+    }
+    own = dict(parts.t5.named_parameters())
+    assert all(torch.equal(own[name], saved["text"][f"t5.{name}"]) for name in own)
+    assert not torch.equal(own["shared.weight"], saved["first"]["t5.shared.weight"])
+    assert not [name for name in saved["second"] if name.startswith("t5.")]
+    assert all(torch.equal(weight, saved["second"][f"dit.{name}"]) for name, weight in parts.dit.named_parameters())
+    assert not any(parameter.requires_grad for parameter in parts.parameters())
+
+
+def test_text_step() -> None:
+    parts = dit.TeacherParts(latent_dim=64)
+    pupil = text.Pupil(parts.t5)
+    figures = step_twice(lambda: text._loss(pupil, parts.t5_words, text_tokens=24, step=3))
+    assert learning(pupil.parameters()) == {True}
+    assert figures["shape"] == pytest.approx(math.log(6), rel=0.5)
+
+
+def asked(scene: Scene, *, hide: bool = False, seed: int = 0) -> text.Lesson:
+    return text.lesson(scene, seed=seed, hide=hide, unknown="<unk>")
+
+
+def test_a_text_is_asked_for_the_left_or_upper_thing_first_and_of_and_for_the_one_named_first() -> None:
+    above = Scene(Thing("star", "red", "large"), relation="below", second=Thing("circle", "black"))
+    for seed in range(20):
+        assert asked(above, seed=seed).things == [[0, 7, 3], [3, 0, 2]]
+        together = asked(Scene(Thing("star", "red"), second=Thing("circle", "black")), seed=seed)
+        star_first = together.text.index("star") < together.text.index("circle")
+        assert together.things == ([[3, 0, 3], [0, 7, 3]] if star_first else [[0, 7, 3], [3, 0, 3]])
+    assert text.scene_labels(above) == [text.ARRANGEMENTS.index("above"), 0]
+    three = Scene(Thing("heart", "blue"), count=3)
+    assert asked(three).things == [[4, 4, 3], [text.NONE] * 3]
+    assert text.scene_labels(three) == [text.ARRANGEMENTS.index("alone"), 2]
+
+
+def test_what_is_hidden_is_not_asked_for_and_what_is_asked_for_is_said() -> None:
+    words = [*SHAPES, *COLOURS, "small|little", "medium", "large|big"]
+    columns = (SHAPES, COLOURS, SIZES)
+    hidden = 0
+    for seed, scene in enumerate(islice(training_scenes(seed=4), 400)):
+        lesson = asked(scene, hide=True, seed=seed)
+        said = {word for word in words if re.search(rf"\b({word})", lesson.text)}
+        values = {
+            columns[i][value]
+            for thing in lesson.things
+            for i, value in enumerate(thing)
+            if 0 <= value < len(columns[i])
+        }
+        assert {word.split("|")[0] for word in said} == values
+        hidden += "<unk>" in lesson.text
+    assert 100 < hidden < 300
+    assert "<unk>" not in asked(scene, hide=False).text
 
 
 def test_teacher_can_tell_its_own_pairs() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import numpy as np
@@ -28,12 +28,14 @@ UNSPACED_WORDS = re.compile(f"({'|'.join(map(re.escape, _WORDS))})")
 """Where Chinese and Japanese name a shape or a colour."""
 
 
-def training_scenes(*, seed: int, sized: bool | None = None) -> Iterator[Scene]:
+def training_scenes(
+    *, seed: int, sized: bool | None = None, shares: Mapping[Category, int] = SHARES
+) -> Iterator[Scene]:
     """Scenes without end, never held out."""
     draw = random.Random(f"training {seed}")
     sources = {category: scenes(category, held_out=False, seed=seed, sized=sized) for category in CATEGORIES}
     while True:
-        (category,) = draw.choices(list(SHARES), weights=list(SHARES.values()))
+        (category,) = draw.choices(list(shares), weights=list(shares.values()))
         yield next(sources[category])
 
 

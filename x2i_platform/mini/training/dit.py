@@ -1,13 +1,14 @@
-"""The teacher's text encoders and DiT, trained together by flow matching on the VAE's latents.
+"""The teacher's text encoders and DiT, trained by flow matching on the VAE's latents.
 
-T5 and CLIP learn from the same loss as the DiT; CLIP's pooled vector also has to tell the batch's pictures apart, as
-CLIP was trained to do. Shape suffixes: B batch, N image tokens, C packed latent channels, T text tokens.
+In the first stage all learn together; that T5 never learns which of two things is where, so in the second a T5 that
+learned it from text takes its place, frozen. CLIP's pooled vector also has to tell the batch's pictures apart, as CLIP
+was trained to do. Shape suffixes: B batch, N image tokens, C packed latent channels, T text tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -20,8 +21,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from x2i_platform.mini.drawing import picture
 from x2i_platform.mini.languages import caption
-from x2i_platform.mini.scenes import Scene
-from x2i_platform.mini.training.corpus import pixels_of, tokenizer_texts, training_scenes
+from x2i_platform.mini.scenes import Category, Scene
+from x2i_platform.mini.training import text
+from x2i_platform.mini.training.corpus import SHARES, pixels_of, tokenizer_texts, training_scenes
 from x2i_platform.mini.training.trainer import Schedule, train
 from x2i_platform.mini.vocabularies import clip_tokenizer, t5_tokenizer
 
@@ -29,14 +31,46 @@ SEED = 12
 POOL = 60_000
 """Pictures whose latents are computed once."""
 BATCH = 64
-SCHEDULE = Schedule(steps=6000, lr=2e-3, warmup=200, ema=0.999)
-TEXT_TOKENS = 32
+TEXT_TOKENS = 24
 CLIP_TOKENS = 32
 PROMPT_DIM = 128
 POOLED_DIM = 64
 HEADS = 4
 ROPE_AXES = (8, 12, 12)
 CONTRASTIVE_WEIGHT = 0.05
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one stage trains: noise levels are logit-normal, pictures are drawn from pools."""
+
+    schedule: Schedule
+    seed: int
+    pools: tuple[str, ...]
+    """Names of files of latents."""
+    text_tokens: int = TEXT_TOKENS
+    sigma_mean: float = 0.8
+    """What stands where is decided in nearly pure noise."""
+    sigma_std: float = 1.2
+
+
+FIRST = Stage(
+    Schedule(steps=6000, stop=5100, lr=2e-3, warmup=200, ema=0.999),
+    seed=SEED,
+    pools=("latents.pt",),
+    text_tokens=32,
+    sigma_mean=0.3,
+    sigma_std=1.0,
+)
+SECOND = Stage(
+    Schedule(steps=6000, lr=1.5e-3, warmup=100, ema=0.999), seed=SEED + 1, pools=("latents.pt", "latents-and.pt")
+)
+POOLS: Mapping[str, tuple[int, Mapping[Category, int]]] = {
+    "latents.pt": (SEED, SHARES),
+    "latents-and.pt": (SEED + 2, {"single": 1, "colour": 1, "count": 2, "position": 3, "binding": 9}),
+}
+"""Seed and shares of the scenes. Hardest is "and": what comes where is left open, and two places have to settle on
+different things."""
 
 
 class TeacherParts(nn.Module):
@@ -90,9 +124,9 @@ class TeacherParts(nn.Module):
         self.tower = nn.Sequential(nn.Flatten(), nn.Linear(16 * latent_dim, 256), nn.GELU(), nn.Linear(256, POOLED_DIM))
         self.log_scale = nn.Parameter(torch.tensor(2.0))
 
-    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+    def encode(self, captions: list[str], *, text_tokens: int = TEXT_TOKENS) -> tuple[Tensor, Tensor]:
         """T5's tokens, padded without a mask as FLUX has it, and CLIP's pooled vector."""
-        t5_ids = self.t5_words(captions, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
+        t5_ids = self.t5_words(captions, padding="max_length", max_length=text_tokens, return_tensors="pt").input_ids
         clip_ids = self.clip_words(captions, padding=True, return_tensors="pt").input_ids
         return self.t5(t5_ids)[0], self.clip(clip_ids).pooler_output
 
@@ -116,25 +150,33 @@ class Pool:
 
 def build(folder: Path, *, vae: AutoencoderKL) -> TeacherParts:
     """Train, or continue to."""
-    pool = latent_pool(folder / "latents.pt", vae=vae)
-    parts = TeacherParts(latent_dim=pool.latents.shape[-1])
-    inputs = hashlib.sha256(pool.latents.numpy().tobytes()).hexdigest()
+    parts = TeacherParts(latent_dim=4 * vae.config.latent_channels)
 
-    def loss(step: int) -> Mapping[str, Tensor]:
-        return _loss(parts, pool, step=step)
+    def learn(stage: Stage, *, name: str) -> None:
+        pool = joined([latent_pool(folder / file, vae=vae) for file in stage.pools])
+        inputs = hashlib.sha256(pool.latents.numpy().tobytes()).hexdigest()
 
-    train(parts, loss, schedule=SCHEDULE, folder=folder, title="dit", inputs=inputs)
+        def loss(step: int) -> Mapping[str, Tensor]:
+            return _loss(parts, pool, stage=stage, step=step)
+
+        train(parts, loss, schedule=stage.schedule, folder=folder / name, title=f"dit, {name}", inputs=inputs)
+
+    learn(FIRST, name="first")
+    parts.t5 = text.build(
+        folder / "text", config=parts.t5.config, tokenizer=parts.t5_words, text_tokens=SECOND.text_tokens
+    )
+    learn(SECOND, name="second")
     return parts.eval().requires_grad_(False)
 
 
-def _loss(parts: TeacherParts, pool: Pool, *, step: int) -> Mapping[str, Tensor]:
-    draw = torch.Generator().manual_seed(1_000_003 * SEED + step)
+def _loss(parts: TeacherParts, pool: Pool, *, stage: Stage, step: int) -> Mapping[str, Tensor]:
+    draw = torch.Generator().manual_seed(1_000_003 * stage.seed + step)
     chosen = torch.randint(len(pool.scenes), (BATCH,), generator=draw)
     clean_BNC = pool.latents[chosen].float()
     captions = [caption(pool.scenes[i], seed=step) for i in chosen.tolist()]
-    embeds, pooled = parts.encode(captions)
+    embeds, pooled = parts.encode(captions, text_tokens=stage.text_tokens)
     noise = torch.randn(clean_BNC.shape, generator=draw)
-    sigma_B = torch.sigmoid(torch.randn(BATCH, generator=draw) + 0.3)
+    sigma_B = torch.sigmoid(torch.randn(BATCH, generator=draw) * stage.sigma_std + stage.sigma_mean)
     sigma = sigma_B[:, None, None]
     velocity = predict(
         parts.dit, (1 - sigma) * clean_BNC + sigma * noise, sigma_B=sigma_B, embeds=embeds, pooled=pooled
@@ -168,8 +210,9 @@ def predict(
 
 
 def latent_pool(path: Path, *, vae: AutoencoderKL) -> Pool:
-    """Latents of the pool's pictures, `(POOL, N, C)` in half precision, computed once."""
-    chosen = list(islice(training_scenes(seed=SEED), POOL))
+    """Latents of a pool's pictures, `(POOL, N, C)` in half precision, computed once."""
+    seed, shares = POOLS[path.name]
+    chosen = list(islice(training_scenes(seed=seed, shares=shares), POOL))
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         latents = torch.cat([encode(vae, chosen[i : i + 100], first_seed=i) for i in range(0, POOL, 100)])
@@ -177,6 +220,11 @@ def latent_pool(path: Path, *, vae: AutoencoderKL) -> Pool:
         torch.save(latents.half(), aside)
         aside.replace(path)
     return Pool(chosen, torch.load(path, weights_only=True))
+
+
+def joined(pools: Sequence[Pool]) -> Pool:
+    """One pool of all."""
+    return Pool([scene for pool in pools for scene in pool.scenes], torch.cat([pool.latents for pool in pools]))
 
 
 @torch.no_grad()

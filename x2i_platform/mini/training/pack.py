@@ -19,13 +19,15 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from x2i_platform.mini.drawing import SIDE
 from x2i_platform.mini.qwen import write_processors
-from x2i_platform.mini.training import dit, language, trainer, vae, video, vision
+from x2i_platform.mini.training import dit, language, text, trainer, vae, video, vision
 
 FLUX, QWEN, MANIFEST = "flux", "qwen2.5-vl", "manifest.json"
 COMMAND = "python -m x2i_platform.mini.build --folder DIR"
 PARTS: Mapping[str, tuple[int, trainer.Schedule]] = {
     "vae": (vae.SEED, vae.SCHEDULE),
-    "dit": (dit.SEED, dit.SCHEDULE),
+    "dit/first": (dit.FIRST.seed, dit.FIRST.schedule),
+    "dit/text": (text.SEED, text.SCHEDULE),
+    "dit/second": (dit.SECOND.seed, dit.SECOND.schedule),
     "language": (language.SEED, language.SCHEDULE),
     "tower": (vision.SEED, vision.TOWER_SCHEDULE),
     "vision": (vision.SEED, vision.SCHEDULE),
@@ -66,7 +68,7 @@ def write_manifest(folder: Path, *, logs: Path, accuracy: Mapping[str, Any]) -> 
         "command": COMMAND,
         "hardware": f"{platform.machine()}, {torch.get_num_threads()} thread, no GPU",
         "parts": {
-            name: {"seed": seed, "steps": schedule.steps, **_last(logs / name / trainer.LOG)}
+            name: {"seed": seed, "steps": schedule.last, **_last(logs / name / trainer.LOG)}
             for name, (seed, schedule) in PARTS.items()
         },
         "accuracy": dict(accuracy),
