@@ -43,7 +43,7 @@ app = typer.Typer(
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")]
 ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="models:/NAME@ALIAS, models:/NAME/VERSION or a folder.")
+    str, typer.Argument(metavar="MODEL", help="models:/NAME@ALIAS, models:/NAME/VERSION, a folder or mini:alignnet.")
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")]
 StoreOption = Annotated[str, typer.Option(help="Feature store: a folder or an s3:// URL.")]
@@ -143,9 +143,9 @@ def evaluate(
     model: ModelName,
     recipe: Annotated[str | None, typer.Option(help="Recipe to run the model by; default: its own.")] = None,
     baseline: Annotated[str, typer.Option(help="'teacher', or another model.")] = "teacher",
-    suite: Annotated[list[str] | None, typer.Option(help="Suite of the miniature world; default: all.")] = None,
+    suite: Annotated[list[str] | None, typer.Option(help="Miniature suite; default: all but robustness.")] = None,
     states: Annotated[list[str] | None, typer.Option(help="'prompt' or 'answer'; default: both.")] = None,
-    cases: Annotated[int, typer.Option(min=1, help="Scenes of each suite, held out and seen.")] = 200,
+    cases: Annotated[int, typer.Option(min=1, help="Prompts of each suite, held out and seen.")] = 200,
     prompts: Annotated[str | None, typer.Option(help="Prompts in place of suites: GenEval's, JSONL, text.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Images of each prompt of a file.")] = 4,
     layout: Annotated[str | None, typer.Option(help="Lay images out for a scorer: geneval or dpg.")] = None,
@@ -172,10 +172,10 @@ def evaluate(
     curves = learning_curves(model, tracking_uri=uri)
     with progress_bar("evaluate", unit="images") as bar:
         outcome = flow.run(student, out=report, options=chosen, versus=other, curves=curves, on_progress=bar)
-    published = flow.publish(outcome, model=model, tracking_uri=uri)
+    said = {**flow.summary(outcome, figures=as_json), **flow.publish(outcome, model=model, tracking_uri=uri)}
     if not as_json:
         show_rows(flow.table(outcome), as_json=False)
-    show({**flow.summary(outcome), **published}, title=f"{model} against {other.name}", as_json=as_json)
+    show(said, title=f"{model} against {other.name}", as_json=as_json)
     if outcome.verdict and not outcome.verdict.holds:
         raise X2IError(f"gate: {outcome.verdict.reason}")
 

@@ -31,11 +31,12 @@ from x2i_platform.recipes import load
 Rates = dict[str, float]
 
 
-def make_captions(path: Path, *, count: int) -> None:
-    """As many different captions as asked for, from the embedded ones."""
+def write_captions(path: Path, *, count: int) -> None:
+    """The first of those that the package ships."""
     lines = captions_path().read_text(encoding="utf-8").splitlines()
-    texts = (f"{lines[i % len(lines)]} Number {i // len(lines)}." for i in range(count))
-    path.write_text("\n".join(texts), encoding="utf-8")
+    if count > len(lines):
+        raise SystemExit(f"--captions {count} is more than the {len(lines)} that ship")
+    path.write_text("\n".join(lines[:count]) + "\n", encoding="utf-8")
 
 
 def through_ray(recipe: Recipe, captions: Path, store: Path) -> Rates:
@@ -103,7 +104,7 @@ def main() -> None:
     ray_rates, bare_rates = [], []
     with tempfile.TemporaryDirectory() as folder:
         captions = Path(folder) / "captions.txt"
-        make_captions(captions, count=options.captions)
+        write_captions(captions, count=options.captions)
         for number in range(options.rounds):
             store = Path(folder) / f"store{number}"
             ray_rates.append(through_ray(recipe, captions, store))

@@ -1,38 +1,42 @@
-"""The whole flow in miniature: precompute → train → register → evaluate → generate, on the embedded models."""
+"""The whole flow in miniature, on the trained models that ship: precompute → train → register → evaluate → look.
+
+An AlignNet is trained from scratch on English captions, and then set beside the teacher and beside the AlignNet that
+ships: in numbers on scenes that no training has seen, and in pictures for every kind of prompt.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from pipelines import RECIPES, distill, generate, precompute
+from pipelines import RECIPES, distill, evaluate, precompute
+from pipelines.evaluation_images import Baseline
+from pipelines.evaluation_options import Options
+from pipelines.evaluation_tasks import Task, suite_tasks
 from pipelines.training_job import plan
 from x2i_platform.config import Recipe
-from x2i_platform.distill.data import Collate, FeatureDataset, split
-from x2i_platform.distill.validation import validation_losses
-from x2i_platform.errors import TrainingError
 from x2i_platform.evaluation.contact_sheet import contact_sheet
-from x2i_platform.features.store import FeatureStore
+from x2i_platform.evaluation.results import ALL
+from x2i_platform.evaluation.statistics import Row
 from x2i_platform.mini import captions_path
-from x2i_platform.models.alignnet import AlignNet
+from x2i_platform.mini.suites import DEFAULT_SUITES
 from x2i_platform.models.devices import choose_device
-from x2i_platform.models.image_pipeline import ImagePipeline
-from x2i_platform.models.released import load_alignnet
-from x2i_platform.models.teacher import Teacher
-from x2i_platform.models.text_encoders import TextEncoders
+from x2i_platform.models.prompts import Prompt
 from x2i_platform.recipes import load
 from x2i_platform.registry.models import resolve
 from x2i_platform.registry.tracking import check_tracking_uri
-from x2i_platform.serving.generator import read_recipe
+from x2i_platform.serving.generator import Generator, ImageRequest, read_recipe
 
 MODEL = "mini-demo"
-SHEET_PROMPTS = 8
+SHIPPED = "mini:alignnet"
+CAPTIONS = 3000
+CASES = 300
+SHEET_ROWS = 2
+"""Scenes of each kind of prompt on the contact sheet."""
 Bar = Callable[..., AbstractContextManager[Callable[..., None]]]
 """Makes a progress bar: `bar(title, unit=...)`."""
 
@@ -45,92 +49,83 @@ class Report:
     captions: int
     mlflow_database: str
     registered_model: str
-    held_out_captions: int
-    kl_per_token_untrained: float
-    kl_per_token_trained: float
-    images: str
+    held_out_scenes: int
+    teacher_right: float
+    """Share of the scenes, told in English, that the teacher draws right."""
+    student_right: float
+    """The same of the AlignNet just trained."""
+    shipped_right: float
+    """The same of the one that ships."""
+    evaluation: str
     contact_sheet: str
 
 
-def run(folder: Path, *, overrides: Sequence[str], bar: Bar) -> Report:
+def run(folder: Path, *, overrides: Sequence[str], bar: Bar, captions: int = CAPTIONS, cases: int = CASES) -> Report:
     """Run every step into a folder; each continues where an earlier demo stopped."""
     folder.mkdir(parents=True, exist_ok=True)
     recipe = load("mini", shipped=RECIPES, overrides=overrides)
     store, tracking_uri = str(folder / "store"), check_tracking_uri(f"sqlite:///{(folder / 'mlflow.db').absolute()}")
-    captions = precompute.Captions(str(captions_path()))
+    source = precompute.Captions(str(captions_path()), limit=captions)
     with bar("precompute", unit="captions") as progress:
-        stored = precompute.run(recipe, captions, store=store, address=None, on_progress=progress)
+        stored = precompute.run(recipe, source, store=store, address=None, on_progress=progress)
     destination = distill.Destination(MODEL, tracking_uri, str(folder / "runs"))
     with bar("train", unit="steps") as progress:
         trained = distill.run(plan(recipe, store=store), destination, address=None, on_progress=progress)
-    model = resolve(trained.alias, tracking_uri=tracking_uri)
-    loss = held_out_loss(model, store=store)
-    with bar("generate", unit="images") as progress:
-        sheet = _sheet(recipe, model, folder=folder, progress=progress)
+    student, shipped = (resolve(name, tracking_uri=tracking_uri) for name in (trained.alias, SHIPPED))
+    with bar("evaluate", unit="images") as progress:
+        options = Options(suites=("english",), splits=("held_out",), states=("answer",), cases=cases)
+        outcome = _evaluate(trained.model, student, options=options, out=folder / "evaluation", progress=progress)
+    evaluate.publish(outcome, model=trained.model, tracking_uri=tracking_uri)
+    with bar("evaluate the shipped one", unit="images") as progress:
+        theirs = _evaluate(SHIPPED, shipped, options=options, out=folder / "evaluation-shipped", progress=progress)
     return Report(
         feature_store=store,
         captions=stored.stored,
         mlflow_database=str(folder / "mlflow.db"),
         registered_model=trained.model,
-        held_out_captions=loss.captions,
-        kl_per_token_untrained=loss.untrained,
-        kl_per_token_trained=loss.trained,
-        images=str(folder / "images"),
-        contact_sheet=str(sheet),
+        held_out_scenes=outcome.cases,
+        teacher_right=_whole(outcome).baseline_accuracy or 0.0,
+        student_right=_whole(outcome).accuracy or 0.0,
+        shipped_right=_whole(theirs).accuracy or 0.0,
+        evaluation=outcome.report,
+        contact_sheet=str(_sheet(recipe, [student, shipped], path=folder / "contact_sheet.png")),
     )
 
 
-def _sheet(recipe: Recipe, model: Path, *, folder: Path, progress: Callable[..., None]) -> Path:
-    """Teacher beside student, the same captions and seeds."""
-    prompts = captions_path().read_text(encoding="utf-8").splitlines()[:: 320 // SHEET_PROMPTS][:SHEET_PROMPTS]
-    requests = folder / "requests.jsonl"
-    lines: list[dict[str, Any]] = [{"prompt": prompt, "seed": seed} for seed, prompt in enumerate(prompts)]
-    requests.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    generate.run(model, requests=str(requests), out=str(folder / "images"), on_progress=progress)
-    index = (folder / "images" / generate.INDEX_FILE).read_text(encoding="utf-8").splitlines()
-    student = [Image.open(folder / "images" / json.loads(line)["file"]) for line in index]
-    teacher = teacher_images(recipe, prompts, seeds=range(len(prompts)))
-    path = folder / "contact_sheet.png"
-    rows = [(prompt, pair) for prompt, *pair in zip(prompts, teacher, student, strict=True)]
-    contact_sheet(rows, columns=["teacher", "student"]).save(path)
+def _evaluate(
+    name: str, folder: Path, *, options: Options, out: Path, progress: Callable[..., None]
+) -> evaluate.Outcome:
+    model = evaluate.Model(name, folder, read_recipe(folder))
+    return evaluate.run(model, out=out, options=options, on_progress=progress)
+
+
+def _whole(outcome: evaluate.Outcome) -> Row:
+    """The figures of all categories together."""
+    [row] = [row for row in outcome.rows if row.category == ALL]
+    return row
+
+
+def _sheet(recipe: Recipe, models: Sequence[Path], *, path: Path) -> Path:
+    """Every kind of prompt, drawn by the teacher, by the AlignNet just trained and by the one that ships."""
+    device = choose_device(recipe.run.generate.num_gpus)
+    tasks = suite_tasks(tuple(DEFAULT_SUITES), count=SHEET_ROWS, splits=("held_out",), states=(recipe.generate.states,))
+    students = [Generator.load(each, device=device) for each in models]
+    teacher = Baseline(students[0], other=None, device=device)
+    drawn = [teacher.draw(tasks), *(_draw(student, tasks) for student in students)]
+    captions = [f"{task.suite}: {task.english}" for task in tasks]
+    pictures = zip([_shown(task) for task in tasks], *drawn, strict=True)
+    rows = list(zip(captions, pictures, strict=True))
+    contact_sheet(rows, columns=["prompt", "teacher", "just trained", "shipped"]).save(path)
     return path
 
 
-@dataclass(frozen=True)
-class LossReport:
-    """Mean KL per token, in nats, over the held-out captions of a store."""
-
-    captions: int
-    untrained: float
-    """Of an AlignNet with the recipe's initial weights."""
-    trained: float
+def _draw(student: Generator, tasks: Sequence[Task]) -> list[Image.Image]:
+    settings = student.recipe.generate
+    return student.generate([ImageRequest(task.prompt, task.seed, settings) for task in tasks])
 
 
-def held_out_loss(folder: Path, *, store: str) -> LossReport:
-    """Compare a model folder with its own untrained beginning. Raises TrainingError if nothing was held out."""
-    recipe = read_recipe(folder)
-    device = choose_device(recipe.run.generate.num_gpus)
-    features = FeatureStore.open(store)
-    shards = features.manifest().complete_shards()
-    _, held_out = split(features, shards, validation_share=recipe.train.validation_share)
-    if not held_out:
-        raise TrainingError(f"store '{store}' has no held-out caption; set train.validation_share above 0")
-    teacher = Teacher.load(recipe.teacher, device=device)
-    trained = load_alignnet(folder, device=device).eval()
-    untrained = AlignNet(trained.config, dims=trained.dims).to(device)
-    collate, dataset = Collate(recipe.alignnet.padding, text_tokens=recipe.teacher.text_tokens), FeatureDataset(store)
-    batches = [collate([dataset[place]]).to(device) for place in held_out]
-    before, after = (
-        validation_losses(student, teacher=teacher, batches=batches, config=recipe.train)
-        for student in (untrained, trained)
-    )
-    return LossReport(len(held_out), sum(before) / len(before), sum(after) / len(after))
-
-
-def teacher_images(recipe: Recipe, prompts: Sequence[str], *, seeds: Sequence[int]) -> list[Image.Image]:
-    """What the teacher draws for some prompts, from its own text encoders."""
-    device = choose_device(recipe.run.generate.num_gpus)
-    conditioning = TextEncoders.load(recipe.teacher, device=device).encode(prompts)
-    return ImagePipeline.load(recipe.teacher, device=device).generate(
-        conditioning.prompt_embeds_BTE, pooled_BP=conditioning.pooled_BP, seeds=seeds, settings=recipe.generate
-    )
+def _shown(task: Task) -> Image.Image:
+    """What the student was shown; a blank where it was told."""
+    if isinstance(task.prompt, Prompt):
+        return evaluate.last_frame(task.prompt)
+    return Image.new("RGB", (64, 64), "white")

@@ -39,7 +39,7 @@ EXPERIMENT = "x2i-distill"
 RESULT_FILE = "result.json"
 Metrics = dict[str, float]
 Progress = Callable[[int, int, Metrics], None]
-"""Called with steps done, steps to do, and the metrics just logged."""
+"""Called with steps done, steps to do, both with those of the warm start, and the metrics just logged."""
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,9 @@ def _fit(job: Job, *, info: tracking.RunInfo, runs: str, on_progress: Progress) 
             checkpoint_config=CheckpointConfig(num_to_keep=resources.keep_checkpoints),
         ),
     )
+    steps = job.recipe.train.warm_start_steps + job.recipe.train.steps
     with ExitStack() as closing:
-        closing.callback(_follow(events, steps=job.recipe.train.steps, on_progress=on_progress))
+        closing.callback(_follow(events, steps=steps, on_progress=on_progress))
         try:
             return trainer.fit()
         except ray.train.TrainingFailedError as error:

@@ -9,12 +9,13 @@ Every case is written down as soon as it is known, so the same command continues
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
 
 from pipelines import RECIPES
+from pipelines.evaluation_distances import attention_distances
 from pipelines.evaluation_images import (
     Baseline,
     baseline_file,
@@ -25,30 +26,29 @@ from pipelines.evaluation_images import (
     open_image,
     student_file,
 )
-from pipelines.evaluation_options import STATES, Options
+from pipelines.evaluation_options import Options
 from pipelines.evaluation_tasks import Task, file_tasks, suite_tasks
 from x2i_platform import fingerprint
-from x2i_platform.config import Recipe, States, digest
-from x2i_platform.distill.validation import attention_distance
+from x2i_platform.config import Recipe, digest
 from x2i_platform.errors import ConfigError
 from x2i_platform.evaluation.curves import Curve
 from x2i_platform.evaluation.report import Report, Sheet, SheetRow, write
 from x2i_platform.evaluation.results import ALL, Result, ResultLog
 from x2i_platform.evaluation.statistics import GateVerdict, Row, gate, summarise
-from x2i_platform.mini.suites import SUITES
+from x2i_platform.mini.suites import DEFAULT_SUITES
 from x2i_platform.models.devices import choose_device
 from x2i_platform.models.prompts import Prompt, Video
-from x2i_platform.models.text_encoders import TextEncoders
 from x2i_platform.models.weights import identity
 from x2i_platform.recipes import load, override
-from x2i_platform.registry.evaluations import log_evaluation, promote
+from x2i_platform.registry.evaluations import log_evaluation, record_gate
 from x2i_platform.serving.generator import Generator, read_recipe
 
 RESULTS_FILE = "results.jsonl"
 MINI = "mini:"
 SHEET_ROWS = 10
 """Cases of each suite that the report shows."""
-KL_CAPTIONS = 64
+FIGURES = ("accuracy", "baseline_accuracy", "difference", "difference_low", "difference_high")
+"""Of each suite, split and kind of states; what a registered model's run gets."""
 Progress = Callable[[int, int], None]
 
 
@@ -86,10 +86,14 @@ def student(name: str, folder: Path, *, recipe: str | None, overrides: Sequence[
 
 
 def plan(recipe: Recipe, options: Options) -> list[Task]:
-    """Everything that is drawn. Raises InputError for a prompt file that isn't one, or that the layout's scorer can't
-    take, ConfigError without one where the teacher is not of the miniature world."""
+    """Everything that is drawn, the recipe's own kind of states first.
+
+    Raises InputError for a prompt file that isn't one, or that the layout's scorer can't take, ConfigError without one
+    where the teacher is not of the miniature world.
+    """
+    states = sorted(options.states, key=lambda kind: kind != recipe.generate.states)
     if options.prompts:
-        tasks = file_tasks(options.prompts, images=options.images, states=options.states)
+        tasks = file_tasks(options.prompts, images=options.images, states=states)
         if options.layout:
             check_layout(tasks, layout=options.layout, settings=recipe.generate)
         return tasks
@@ -98,7 +102,7 @@ def plan(recipe: Recipe, options: Options) -> list[Task]:
             f"suites are of the miniature world; '{recipe.teacher.model}' needs a file of prompts, or suites by name"
         )
     return suite_tasks(
-        options.suites or tuple(SUITES), count=options.cases, splits=options.splits, states=options.states
+        options.suites or tuple(DEFAULT_SUITES), count=options.cases, splits=options.splits, states=states
     )
 
 
@@ -134,11 +138,12 @@ def run(
         generator = Generator.load(model.folder, recipe=recipe, device=device)
         baseline = Baseline(generator, other=versus.folder, device=device)
         _draw_missing(tasks, log=log, generator=generator, baseline=baseline, out=out, on_progress=on_progress)
-        results = [log.results[task.key] for task in tasks]
+        # An older log says nothing of compositions; the task does.
+        results = [replace(log.results[task.key], composition=task.composition) for task in tasks]
     if options.layout:
         lay_out(tasks, layout=options.layout, out=out)
     rows = summarise(results)
-    verdict = None if options.max_drop is None else gate(rows, max_drop=options.max_drop)
+    verdict = _verdict(rows, recipe=recipe, options=options)
     report = Report(
         title=f"{model.name} against {versus.name}",
         facts={"model": model.name, "recipe": recipe.name, "teacher": recipe.teacher.model, "MLLM": recipe.mllm.model},
@@ -146,11 +151,19 @@ def run(
         results=results,
         sheets=_sheets(tasks, results, out=out, baseline=versus.name),
         curves={"loss": curves} if curves else {},
-        kl=_distances(generator, baseline=baseline, tasks=tasks) if baseline.encoders else {},
+        kl=attention_distances(generator, baseline=baseline, tasks=tasks) if baseline.encoders else {},
         verdict=verdict,
         baseline=versus.name,
     )
     return Outcome(str(write(out, report)), len(results), rows, verdict)
+
+
+def _verdict(rows: Sequence[Row], *, recipe: Recipe, options: Options) -> GateVerdict | None:
+    """The gate judges the states that the model makes its images by, where they are among those evaluated."""
+    if options.max_drop is None:
+        return None
+    own = recipe.generate.states
+    return gate(rows, max_drop=options.max_drop, states=own if own in options.states else None)
 
 
 def _draw_missing(
@@ -173,23 +186,31 @@ def _draw_missing(
 
 
 def publish(outcome: Outcome, *, model: str, tracking_uri: str) -> dict[str, str]:
-    """Log a registered model's report to its run, and make it champion if a gate was asked for and holds."""
+    """Log a registered model's report to its run, and a gate's verdict to the version; champion where it holds."""
     metrics = {
-        f"evaluation/{row.suite}/{row.split}/{row.states}/accuracy": row.accuracy
-        for row in outcome.rows
-        if row.category == ALL and row.accuracy is not None
+        f"evaluation/{row.suite}/{row.split}/{row.states}/{name}": value
+        for row in _totals(outcome)
+        for name in FIGURES
+        if (value := getattr(row, name)) is not None
     }
     run = log_evaluation(model, folder=Path(outcome.report).parent, metrics=metrics, tracking_uri=tracking_uri)
-    found = {"run": run} if run else {}
-    if outcome.verdict and outcome.verdict.holds and (champion := promote(model, tracking_uri=tracking_uri)):
-        found["champion"] = champion
-    return found
+    verdict, champion = outcome.verdict, None
+    if verdict:
+        champion = record_gate(model, holds=verdict.holds, reason=verdict.reason, tracking_uri=tracking_uri)
+    return {name: value for name, value in (("run", run), ("champion", champion)) if value}
 
 
-def summary(outcome: Outcome) -> dict[str, object]:
-    """Where the report is and what the gate says; `report.json` beside it holds the rest."""
+def summary(outcome: Outcome, *, figures: bool) -> dict[str, object]:
+    """Where the report is, what the gate says and, if asked for, the figures; `report.json` holds the rest."""
     gate = {"gate": outcome.verdict.reason} if outcome.verdict else {}
-    return {"report": outcome.report, "cases": outcome.cases, **gate}
+    numbers = {"figures": _numbers(outcome)} if figures else {}
+    return {"report": outcome.report, "cases": outcome.cases, **gate, **numbers}
+
+
+def _numbers(outcome: Outcome) -> list[dict[str, object]]:
+    """The rows of `table` as numbers: shares from 0 to 1, null where nothing judged."""
+    names = ("suite", "split", "states", "cases", *FIGURES, "psnr")
+    return [{name: getattr(row, name) for name in names} for row in _totals(outcome)]
 
 
 def table(outcome: Outcome) -> list[dict[str, str]]:
@@ -203,9 +224,13 @@ def table(outcome: Outcome) -> list[dict[str, str]]:
             "difference": _points(row),
             "psnr": "" if row.psnr is None else f"{row.psnr:.1f}",
         }
-        for row in outcome.rows
-        if row.category == ALL
+        for row in _totals(outcome)
     ]
+
+
+def _totals(outcome: Outcome) -> list[Row]:
+    """One row for each suite, split and kind of states."""
+    return [row for row in outcome.rows if row.category == ALL]
 
 
 def _percent(share: float | None) -> str:
@@ -251,28 +276,3 @@ def _sheet(name: str, part: Sequence[tuple[Task, Result]], *, out: Path, baselin
 def last_frame(prompt: Prompt) -> Image.Image:
     part = prompt.media[-1]
     return part.frames[-1] if isinstance(part, Video) else part
-
-
-def _distances(generator: Generator, *, baseline: Baseline, tasks: Sequence[Task]) -> dict[str, float]:
-    """KL per token between the attention outputs under teacher and student, over the first English captions."""
-    assert baseline.encoders is not None
-    english = [task for task in tasks if task.prompt == task.english]
-    found = {}
-    for kind in STATES:
-        captions = list(dict.fromkeys(task.english for task in english if task.states == kind))[:KL_CAPTIONS]
-        if captions:
-            distance = _distance(captions, generator=generator, encoders=baseline.encoders, states=kind)
-            found[f"{kind} states of {len(captions)} English captions"] = distance
-    return found
-
-
-def _distance(captions: Sequence[str], *, generator: Generator, encoders: TextEncoders, states: States) -> float:
-    recipe, size = generator.recipe, generator.recipe.run.generate.batch_size
-    teacher = generator.images.teacher(recipe.teacher)
-    total = 0.0
-    for start in range(0, len(captions), size):
-        batch = captions[start : start + size]
-        seeds = range(start, start + len(batch))
-        goal, mine = encoders.encode(batch), generator.condition(batch, states=states)
-        total += len(batch) * attention_distance(mine, goal=goal, teacher=teacher, seeds=seeds, config=recipe.train)
-    return total / len(captions)

@@ -107,6 +107,8 @@ def _result(task: Task, *, image: Image.Image, goal: Image.Image, seconds: float
         psnr=psnr(image, goal),
         ssim=ssim(image, goal),
         seconds=seconds,
+        group=task.group,
+        composition=task.composition,
     )
 
 

@@ -24,11 +24,11 @@ class Options:
     """What is evaluated."""
 
     suites: tuple[str, ...] = ()
-    """Of the miniature world; none stands for all of them."""
+    """Of the miniature world; none stands for `DEFAULT_SUITES`."""
     splits: tuple[Split, ...] = ("held_out", "seen")
     states: tuple[States, ...] = STATES
     cases: int = 200
-    """Scenes of each suite and split."""
+    """Prompts of each suite and split; a scene of suite `robustness` has one of each kind."""
     prompts: str | None = None
     """A file of prompts in place of the suites."""
     images: int = 4

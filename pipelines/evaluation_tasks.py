@@ -32,13 +32,16 @@ class Task:
     """What the student is told or shown."""
     seed: int
     judge: Callable[[Image.Image], Verdict] | None = None
+    composition: str = ""
+    group: str = ""
+    """As a result has them."""
     number: int = 0
     """Place of its prompt in a file."""
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
 def suite_tasks(names: Sequence[str], *, count: int, splits: Sequence[Split], states: Sequence[States]) -> list[Task]:
-    """`count` scenes of each suite and split, for each kind of states."""
+    """`count` cases of each suite and split, for each kind of states."""
     return [
         _suite_task(case, states=kind)
         for name in names
@@ -87,6 +90,8 @@ def _suite_task(case: Case, *, states: States) -> Task:
         prompt=_prompt(case),
         seed=case.seed,
         judge=verdict,
+        composition=case.composition or "",
+        group=case.group,
     )
 
 

@@ -1,7 +1,7 @@
 """What a recipe costs before anything runs: bytes, FLOPs, GPU-hours, money.
 
 Sizes come from the models' configs, FLOPs from their formulas; the number of MLLM tokens in a caption is a guess from
-its length, and so are the rows of table `mllm`. Imports no torch.
+its length, and so are the rows of table `mllm`. An answer is taken to be as long as it may be. Imports no torch.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 from x2i_platform.captions import read_captions
 from x2i_platform.config import Recipe
@@ -54,7 +55,7 @@ class Plan:
     tables: tuple[TablePlan, ...]
     total_bytes: int
     teacher_flops: int
-    """T5, DiT forward and MLLM prefill, one caption."""
+    """T5, DiT forward and MLLM prefill or answer, one caption."""
     student_flops: int
     """AlignNet forward and backward, DiT forward and backward to its inputs, one sample."""
     train_samples: int
@@ -96,7 +97,8 @@ def plan_recipe(
     teacher, student = _teacher_flops(recipe, caption_chars=caption_chars), _student_flops(recipe)
     train_samples = recipe.train.steps * recipe.train.batch_size
     flops_per_hour = GPUS[gpu] * 1e12 * MFU * 3600
-    precompute_hours, train_hours = rows * teacher / flops_per_hour, train_samples * student / flops_per_hour
+    train = train_samples * student + recipe.train.warm_start_steps * recipe.train.batch_size * _alignnet_flops(recipe)
+    precompute_hours, train_hours = rows * teacher / flops_per_hour, train / flops_per_hour
     return Plan(
         recipe=recipe.name,
         rows=rows,
@@ -173,6 +175,11 @@ def mllm_tokens(recipe: Recipe, *, caption_chars: float) -> int:
     return min(guess, recipe.mllm.max_tokens)
 
 
+def answering_share(recipe: Recipe) -> Fraction:
+    """Share of the captions whose states are those of the MLLM's answer."""
+    return {"prompt": Fraction(0), "mixed": Fraction(1, 2), "answer": Fraction(1)}[recipe.mllm.states]
+
+
 def _entries(recipe: Recipe) -> tuple[TeacherEntry, MLLMEntry]:
     teacher = teacher_entry(recipe.teacher.model, revision=recipe.teacher.revision)
     return teacher, mllm_entry(recipe.mllm.model, revision=recipe.mllm.revision)
@@ -182,12 +189,15 @@ def _bytes_per_row(recipe: Recipe, *, caption_chars: float) -> dict[str, int]:
     teacher, mllm = _entries(recipe)
     dit, config = teacher.dit, recipe.teacher
     text = (config.text_tokens * dit.joint_dim + dit.pooled_dim) * DTYPE_BYTES[config.dtype]
-    tokens = mllm_tokens(recipe, caption_chars=caption_chars)
-    states = mllm.dims.num_states * tokens * mllm.dims.hidden_size * DTYPE_BYTES[recipe.mllm.dtype]
+    share = answering_share(recipe)
+    tokens = (1 - share) * mllm_tokens(recipe, caption_chars=caption_chars) + share * recipe.mllm.answer_tokens
+    states = math.ceil(mllm.dims.num_states * tokens * mllm.dims.hidden_size * DTYPE_BYTES[recipe.mllm.dtype])
     targets = sum(
         _tap_bytes(tap, recipe=recipe, width=dit.inner_dim) + ROW_OVERHEAD_BYTES
         for tap in select_taps(dit.tap_names, recipe.targets.taps)
     )
+    if config.canvas == "estimate":
+        targets += dit.num_image_tokens(config.resolution) * dit.in_channels * 2
     return {TEXT: text + ROW_OVERHEAD_BYTES, MLLM: states + ROW_OVERHEAD_BYTES, TARGETS: targets}
 
 
@@ -214,21 +224,30 @@ def _teacher_flops(recipe: Recipe, *, caption_chars: float) -> int:
     teacher, mllm = _entries(recipe)
     image_tokens = teacher.dit.num_image_tokens(recipe.teacher.resolution)
     text_tokens = recipe.teacher.text_tokens
+    forwards = 2 if recipe.teacher.canvas == "estimate" else 1
+    share, prompt_tokens = answering_share(recipe), mllm_tokens(recipe, caption_chars=caption_chars)
+    prefill = flops.mllm_prefill(mllm.dims, tokens=prompt_tokens)
+    answer = flops.mllm_answer(mllm.dims, prompt_tokens=prompt_tokens, answer_tokens=recipe.mllm.answer_tokens)
     return (
         flops.t5_forward(teacher.t5, tokens=text_tokens)
-        + flops.dit_forward(teacher.dit, image_tokens=image_tokens, text_tokens=text_tokens)
-        + flops.mllm_prefill(mllm.dims, tokens=mllm_tokens(recipe, caption_chars=caption_chars))
+        + forwards * flops.dit_forward(teacher.dit, image_tokens=image_tokens, text_tokens=text_tokens)
+        + math.ceil((1 - share) * prefill + share * answer)
     )
 
 
 def _student_flops(recipe: Recipe) -> int:
-    teacher, mllm = _entries(recipe)
-    dit = teacher.dit
+    dit = _entries(recipe)[0].dit
     sizes = {
         "image_tokens": dit.num_image_tokens(recipe.teacher.resolution),
         "text_tokens": recipe.teacher.text_tokens,
     }
     # Checkpointed blocks are computed a second time in the backward pass.
     forwards = 2 if recipe.train.gradient_checkpointing else 1
-    alignnet = flops.alignnet(recipe.alignnet, mllm=mllm.dims, dit=dit, tokens=recipe.teacher.text_tokens)
-    return forwards * flops.dit_forward(dit, **sizes) + flops.dit_backward_to_activations(dit, **sizes) + 3 * alignnet
+    through_dit = forwards * flops.dit_forward(dit, **sizes) + flops.dit_backward_to_activations(dit, **sizes)
+    return through_dit + _alignnet_flops(recipe)
+
+
+def _alignnet_flops(recipe: Recipe) -> int:
+    """Forward and backward of one sample: all that a step of the warm start takes."""
+    teacher, mllm = _entries(recipe)
+    return 3 * flops.alignnet(recipe.alignnet, mllm=mllm.dims, dit=teacher.dit, tokens=recipe.teacher.text_tokens)

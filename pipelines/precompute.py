@@ -1,4 +1,4 @@
-"""captions → text | mllm | targets → feature store, on Ray Data.
+"""captions → mllm | text → targets → feature store, on Ray Data.
 
 What flows through the graph is the number of a shard, not tensors: an actor that holds a model computes the shard,
 writes and commits it, and passes the number on. Ray schedules, overlaps and retries; a shard that runs twice commits
@@ -24,7 +24,7 @@ from x2i_platform.config import Recipe
 from x2i_platform.errors import InputError, X2IError, from_text, to_text
 from x2i_platform.features.intake import Intake, unique_samples
 from x2i_platform.features.planning import plan_shards
-from x2i_platform.features.schema import FEATURE_TABLES, SAMPLES
+from x2i_platform.features.schema import FEATURE_TABLES, SAMPLES, STAGE_ORDER
 from x2i_platform.features.store import FeatureStore, Manifest
 
 Progress = Callable[[int, int], None]
@@ -128,7 +128,7 @@ def _compute(recipe: Recipe, shards: list[int], *, store: str) -> Iterator[int]:
     """Send shards through all stages; yields each when its last table is committed."""
     # One block a shard: Ray would merge so few and small rows into one block, which one actor would get.
     dataset = ray.data.from_items([{"shard": shard, "error": ""} for shard in shards], override_num_blocks=len(shards))
-    for table in FEATURE_TABLES:
+    for table in STAGE_ORDER:
         resources = getattr(recipe.run, table)
         dataset = dataset.map(
             StageActor,

@@ -51,7 +51,7 @@ def run(
     recipe = read_recipe(models.resolve(model, tracking_uri=tracking_uri))  # a wrong model is refused before Ray starts
     num_gpus = recipe.run.generate.num_gpus if endpoint.num_gpus is None else endpoint.num_gpus
     arguments = {
-        "model": model if model.startswith(("models:", "runs:")) else str(Path(model).absolute()),
+        "model": model if model.startswith(("models:", "runs:", "mini:")) else str(Path(model).absolute()),
         "tracking_uri": tracking_uri,
         "replicas": endpoint.replicas,
         "num_cpus": endpoint.num_cpus,

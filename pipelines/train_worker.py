@@ -54,13 +54,13 @@ class _Reporter:
     def log(self, step: int, metrics: Metrics) -> None:
         if self.logger is not None and metrics:
             self.logger.metrics(metrics, step=step)
-            self.events.put_nowait((step, metrics))
+            self.events.put_nowait((self.trainer.strategy.updates, metrics))
 
-    def save(self, step: int, state: checkpoint.TrainingState, metrics: Metrics) -> None:
+    def save(self, updates: int, state: checkpoint.TrainingState, metrics: Metrics) -> None:
         with tempfile.TemporaryDirectory() as folder:
             saved = None
             if self.logger is not None:
                 checkpoint.save(Path(folder), state, alignnet=self.trainer.alignnet, recipe=self.job.recipe)
                 self.logger.flush()  # a restart from this checkpoint must leave no gap in the metrics
                 saved = Checkpoint.from_directory(folder)
-            ray.train.report({"step": step, **metrics}, checkpoint=saved)
+            ray.train.report({"step": updates, **metrics}, checkpoint=saved)

@@ -85,6 +85,7 @@ def describe(job: Job) -> dict[str, Any]:
         "shards": len(job.shards),
         "train_samples": job.train_samples,
         "held_out_samples": job.held_out_samples,
+        "warm_start_steps": recipe.train.warm_start_steps,
         "steps": recipe.train.steps,
         "epochs": round(recipe.train.steps * recipe.train.batch_size / job.train_samples, 2),
         "workers": recipe.run.train.workers,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from random_models import RANDOM
 
 from pipelines import RECIPES
 from x2i_platform.config import Recipe
@@ -89,7 +90,7 @@ def _stop(head: subprocess.Popen[bytes]) -> None:
 @pytest.fixture(scope="session")
 def mini_recipe() -> Recipe:
     """The miniature recipe, drawing in two steps."""
-    return load("mini", shipped=RECIPES, overrides=["generate.num_inference_steps=2"])
+    return load(RANDOM, shipped=RECIPES, overrides=["generate.num_inference_steps=2"])
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+import random_models
 import torch
 
 from pipelines import RECIPES
@@ -18,11 +19,10 @@ from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.reader import Sample, ShardReader, read_table
 from x2i_platform.features.schema import MLLM, TARGETS, TEXT, sample_id
 from x2i_platform.features.store import FeatureStore
-from x2i_platform.mini import captions_path
 from x2i_platform.recipes import load
 from x2i_platform.stages import MLLMStage, Stage, TargetsStage, TextStage, build_stage
 
-CAPTIONS = captions_path().read_text(encoding="utf-8").splitlines()[:6]
+CAPTIONS = random_models.CAPTIONS[:6]
 AnyStage = TypeVar("AnyStage", bound=Stage)
 
 
@@ -38,7 +38,7 @@ def one_thread() -> Iterator[None]:
 def recipe() -> Recipe:
     settings = ["teacher.text_tokens=48", "mllm.max_tokens=48"]
     settings += ["targets.codec=bf16", "targets.image_tokens=7", "targets.text_tokens=5"]
-    return load("mini", shipped=RECIPES, overrides=settings)
+    return load(random_models.RANDOM, shipped=RECIPES, overrides=settings)
 
 
 def new_store(folder: Path, captions: Sequence[str], *, size: int = 16) -> FeatureStore:

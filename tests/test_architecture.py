@@ -22,10 +22,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mini": {"models.torchvision_schemas"},
     "models": {"mini", "recipes"},
     "features": {"captions"},
-    "registry": set(),
+    "registry": {"mini.checkpoints"},
     "evaluation": set(),
     "fingerprint": {"models", "features"},
-    "stages": {"models", "features"},
+    "draws": {"features"},
+    "stages": {"models", "features", "draws"},
     "distill": {"models", "features"},
     "serving": {"models", "registry"},
     "pipelines": {

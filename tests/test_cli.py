@@ -155,7 +155,7 @@ def test_captions_that_cannot_be_used_stop_precompute(run: Run, tmp_path: Path, 
 
 def test_a_store_over_its_budget_is_refused_before_anything_is_written(run: Run, tmp_path: Path) -> None:
     words = ("precompute", "mini", "--captions", CAPTIONS, "--store", "store")
-    refused(run(*words, "--set", "store.byte_budget=1000000"), "store.byte_budget is 1,000,000", "--limit 6")
+    refused(run(*words, "--set", "store.byte_budget=1000000"), "store.byte_budget is 1,000,000", "--limit 9")
     assert not (tmp_path / "store").exists()
 
 

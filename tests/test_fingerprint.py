@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from random_models import RANDOM
 
 from pipelines import RECIPES
 from x2i_platform import fingerprint
@@ -25,12 +26,13 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "teacher.clip_tokens": (32, {"text", "targets"}),
     "teacher.resolution": (128, {"targets"}),
     "teacher.guidance": (1.0, {"targets"}),
-    "teacher.sigma": (0.5, {"targets"}),
+    "teacher.sigma": ([0.5], {"targets"}),
+    "teacher.canvas": ("estimate", {"targets"}),
     "mllm.dtype": ("bfloat16", {"mllm"}),
     "mllm.max_tokens": (64, {"mllm"}),
     "mllm.max_media_tokens": (64, set()),
     "mllm.answer_tokens": (8, set()),
-    "mllm.states": ("mixed", {"mllm"}),
+    "mllm.states": ("mixed", {"text", "mllm", "targets"}),
     "mllm.template": ("draw {caption}", {"mllm"}),
     "alignnet.fusion": ("mean", set()),
     "alignnet.t5_layers": (2, set()),
@@ -58,7 +60,7 @@ MODELS = {"teacher.model", "teacher.revision", "mllm.model", "mllm.revision"}
 
 @pytest.fixture(scope="module")
 def mini() -> Recipe:
-    return load("mini", shipped=RECIPES)
+    return load(RANDOM, shipped=RECIPES)
 
 
 def changed_tables(recipe: Recipe, other: Recipe) -> set[str]:
@@ -95,7 +97,8 @@ def test_reference_padding_changes_what_the_mllm_table_holds_and_no_other(mini: 
 
 def test_the_length_of_answers_counts_once_there_are_answers(mini: Recipe) -> None:
     answering = override(mini, ["mllm.states=answer"])
-    assert changed_tables(answering, override(answering, ["mllm.answer_tokens=8"])) == {"mllm"}
+    shorter = override(answering, ["mllm.answer_tokens=8"])
+    assert changed_tables(answering, shorter) == {"text", "mllm", "targets"}, "the teacher reads the answers"
 
 
 def test_weights_count_by_content_and_not_by_place(mini: Recipe, tmp_path: Path) -> None:
@@ -120,8 +123,9 @@ def test_a_training_is_its_data_alignnet_and_settings(mini: Recipe) -> None:
         assert (of(with_value(mini, field, value)) != base) is counts, field
     assert of(mini, manifest="other") != base
     assert of(mini, store={"text": {"teacher": "other"}}) != base
-    for field in type(mini.train).model_fields:
-        assert field in base["train"]
+    warm = {"warm_start_steps", "warm_start_lr"}
+    assert set(base["train"]) == set(type(mini.train).model_fields) - warm, "without one, as before there was one"
+    assert set(of(with_value(mini, "train.warm_start_steps", 5))["train"]) == set(type(mini.train).model_fields)
 
 
 def test_an_image_depends_on_the_models_and_how_they_are_asked(mini: Recipe) -> None:

@@ -10,9 +10,10 @@ import torch
 from stage_flow import CAPTIONS, Flow, flow, new_store, one_thread, recipe, stages
 
 from x2i_platform.config import Recipe, TargetsConfig
+from x2i_platform.draws import draw_tokens
 from x2i_platform.features.schema import sample_id
 from x2i_platform.recipes import override
-from x2i_platform.stages import Stage, draw_tokens
+from x2i_platform.stages import Stage
 
 __all__ = ["flow", "one_thread", "recipe", "stages"]
 
@@ -27,7 +28,10 @@ def attention_outputs(flow: Flow, caption: str, *, seed: int) -> dict[str, torch
     conditioning = flow.text.encoders.encode([caption])
     with torch.no_grad():
         teacher.forward(
-            conditioning.prompt_embeds_BTE, pooled_BP=conditioning.pooled_BP, latents_BNC=teacher.noise([seed])
+            conditioning.prompt_embeds_BTE,
+            pooled_BP=conditioning.pooled_BP,
+            latents_BNC=teacher.noise([seed]),
+            sigma_B=teacher.sigmas([seed]),
         )
     for handle in handles:
         handle.remove()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from stage_flow import CAPTIONS, Flow, flow, new_store, one_thread, recipe, stages
@@ -16,9 +19,10 @@ from x2i_platform.errors import InputError, StoreError
 from x2i_platform.features.reader import read_text
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, sample_id
 from x2i_platform.recipes import override
-from x2i_platform.stages import MLLMStage, Stage, build_stage, states_kind
+from x2i_platform.stages import MLLMStage, Stage, build_stage
 
 __all__ = ["flow", "one_thread", "recipe", "stages"]
+BLOB = pa.large_binary()
 
 
 def ids_of(captions: Sequence[str]) -> list[str]:
@@ -191,13 +195,42 @@ def test_a_recipe_with_reference_padding_pads(recipe: Recipe, flow: Flow) -> Non
     assert (stage.pad_to, flow.mllm.pad_to) == (48, None)
 
 
-def test_mixed_states_are_of_the_prompt_for_some_captions_and_of_the_answer_for_others(
-    recipe: Recipe, flow: Flow
-) -> None:
-    flow.mllm.recipe = override(recipe, ["mllm.states=mixed"])
+def test_a_prompt_that_the_teacher_has_no_room_for_is_asked_but_not_learnt_from(recipe: Recipe, flow: Flow) -> None:
+    flow.mllm.recipe = override(recipe, ["teacher.text_tokens=12"])
+    longer = [caption for caption in CAPTIONS if len(flow.mllm.mllm.tokenize([caption])[0]) > 12]
+    flow.mllm.run(0)
+    assert 0 < len(longer) == len(flow.quarantined())
+    assert all("at most teacher.text_tokens = 12 can be learnt from" in row["reason"] for row in flow.quarantined())
+    flow.mllm.recipe = override(flow.mllm.recipe, ["alignnet.padding=none"])
+    assert len(flow.mllm.compute([{"sample_id": "a", "caption": longer[0]}])) == 1, "without padding there is room"
+
+
+def test_a_store_of_prompt_states_is_byte_for_byte_what_it_was_before_there_were_answers(flow: Flow) -> None:
     flow.run()
-    kinds = {caption: states_kind(sample_id(caption), config=flow.mllm.recipe.mllm) for caption in CAPTIONS}
-    assert set(kinds.values()) == {"prompt", "answer"}
-    for caption, kind in kinds.items():
-        (alone_CSH,) = flow.mllm.mllm.encode([caption], states=kind)
-        torch.testing.assert_close(flow.sample(caption).states_CSH, alone_CSH, rtol=1e-3, atol=1e-4)
+    tensor = [("dtype", pa.string()), ("shape", pa.list_(pa.int32())), ("codec", pa.string()), ("data", BLOB)]
+    places = [("seed", pa.int64()), ("text_idx", pa.list_(pa.int32())), ("image_idx", pa.list_(pa.int32()))]
+    columns = {
+        TEXT: [("sample_id", pa.string()), *tensor, ("pooled", BLOB)],
+        MLLM: [("sample_id", pa.string()), ("num_tokens", pa.int32()), *tensor],
+        TARGETS: [("sample_id", pa.string()), ("tap", pa.string()), ("tap_idx", pa.int16()), *places, *tensor],
+    }
+    for stage in (flow.text, flow.mllm, flow.targets):
+        fields = [pa.field(name, kind, nullable=False) for name, kind in columns[stage.table]]
+        schema = pa.schema([*fields, *([pa.field("scale", BLOB)] if stage.table == TARGETS else [])])
+        samples, made = stage.inputs(0), []
+        for start in range(0, len(samples), stage.batch_size):
+            made += [row for rows in stage.compute(samples[start : start + stage.batch_size]) for row in rows]
+        buffer = io.BytesIO()
+        with pq.ParquetWriter(
+            buffer,
+            schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=[name for name in schema.names if name in ("tap", "dtype", "codec", "sample_id")],
+            write_statistics=[name for name in schema.names if name not in ("data", "pooled", "scale")],
+            write_page_checksum=True,
+        ) as writer:
+            writer.write_table(pa.Table.from_pylist(made, schema=schema))
+        commit = flow.store.commit_of(stage.table, 0)
+        assert commit
+        assert flow.store.files.read(commit.file) == buffer.getvalue(), stage.table

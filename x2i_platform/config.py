@@ -24,6 +24,7 @@ States = Literal["prompt", "answer"]
 Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Sigma = Annotated[float, Field(gt=0, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -46,8 +47,17 @@ class TeacherConfig(Frozen):
     resolution: Annotated[int, Field(ge=16, multiple_of=16)] = 1024
     """Side of the square noise canvas in pixels; 1024 gives 64 x 64 = 4096 image tokens."""
     guidance: float = 3.5
-    sigma: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Noise level of the one DiT evaluation; 1.0 is pure noise (t = 1000)."""
+    sigma: Sigma | Annotated[tuple[Sigma, ...], Field(min_length=1)] = 1.0
+    """Noise level of the targets; 1.0 is pure noise (t = 1000). Of several each caption has one, chosen by its id: that
+    teaches AlignNet what its pooled vector does at other times."""
+    canvas: Literal["noise", "estimate"] = "noise"
+    """What the DiT is shown below 1.0: the noise nevertheless, or what the teacher's own first step makes of it, which
+    is stored beside the targets."""
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """All noise levels."""
+        return self.sigma if isinstance(self.sigma, tuple) else (self.sigma,)
 
 
 class MLLMConfig(Frozen):
@@ -57,14 +67,15 @@ class MLLMConfig(Frozen):
     revision: str | None = None
     dtype: Dtype = "bfloat16"
     max_tokens: Count = 512
-    """Prompts of more tokens than this, those of images and videos apart, are quarantined or refused, never cut."""
+    """Prompts of more tokens than this, those of images and videos apart, are quarantined or refused, never cut.
+    AlignNet learns from captions of at most `teacher.text_tokens`, unless its padding is `none`."""
     max_media_tokens: Count = 4096
     """Tokens that the images and videos of a prompt may have together."""
     answer_tokens: Count = 256
-    """An answer ends here, if the model doesn't end it before."""
+    """An answer ends here, if the model doesn't end it before; AlignNet learns from none that is cut off."""
     states: Literal["prompt", "answer", "mixed"] = "prompt"
-    """What AlignNet learns from: `answer` has the MLLM answer each caption first; `mixed` takes half of the captions'
-    prompt states and half of their answers'."""
+    """What AlignNet learns from: `answer` has the MLLM answer each caption first, and the teacher read that answer;
+    `mixed` takes half of the captions' prompt states and half of their answers'."""
     template: str = REFERENCE_TEMPLATE
     """`str.format` template of the user turn; must contain `{caption}` (or `{caption!r}`)."""
 
@@ -125,6 +136,11 @@ class TrainConfig(Frozen):
     accumulation: Count = 1
     lr: Annotated[float, Field(gt=0)] = 1e-4
     warmup_steps: Whole = 100
+    """Steps in which the rate rises, at the beginning of the warm start and again of distillation."""
+    warm_start_steps: Whole = 0
+    """Steps before distillation in which AlignNet regresses onto T5's tokens and CLIP's vector, without the DiT; 0 is
+    the reference's way."""
+    warm_start_lr: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -201,19 +217,14 @@ class Recipe(Frozen):
     run: RunConfig = RunConfig()
 
     @model_validator(mode="after")
-    def _prompts_fit_the_teacher(self) -> Self:
-        """Those that AlignNet learns from; a longer one may still be asked for, and keeps its length."""
-        states, limits = self.mllm.states, {}
-        if states != "answer":
-            limits["max_tokens"] = self.mllm.max_tokens
-        if states != "prompt":
-            limits["answer_tokens"] = self.mllm.answer_tokens
-        for name, limit in limits.items():
-            if self.alignnet.padding != "none" and limit > self.teacher.text_tokens:
-                raise ValueError(
-                    f"mllm.{name} = {limit} exceeds teacher.text_tokens = {self.teacher.text_tokens}, "
-                    f"to which alignnet.padding '{self.alignnet.padding}' pads; lower it"
-                )
+    def _answers_fit_the_teacher(self) -> Self:
+        """Longer prompts may be asked for, and are quarantined where they are to be learnt from."""
+        padding, limit = self.alignnet.padding, self.mllm.answer_tokens
+        if self.mllm.states != "prompt" and padding != "none" and limit > self.teacher.text_tokens:
+            raise ValueError(
+                f"mllm.answer_tokens = {limit} exceeds teacher.text_tokens = {self.teacher.text_tokens}, "
+                f"to which alignnet.padding '{padding}' pads; lower it"
+            )
         return self
 
     @model_validator(mode="after")
@@ -221,6 +232,15 @@ class Recipe(Frozen):
         if self.alignnet.padding == "reference" and self.mllm.states != "prompt":
             raise ValueError(
                 f"alignnet.padding 'reference' pads prompts; mllm.states '{self.mllm.states}' needs another"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _warm_start_matches_tokens(self) -> Self:
+        if self.train.warm_start_steps and self.alignnet.padding == "none":
+            raise ValueError(
+                f"train.warm_start_steps = {self.train.warm_start_steps} needs the teacher's number of tokens, which "
+                "alignnet.padding 'none' doesn't give; use 'zero', or train.warm_start_steps = 0"
             )
         return self
 

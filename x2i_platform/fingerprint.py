@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from x2i_platform.config import Recipe
+from x2i_platform.config import Recipe, TeacherConfig
 from x2i_platform.features.schema import MLLM, TARGETS, TEXT
 from x2i_platform.models.weights import identity
 
@@ -19,28 +19,35 @@ def features(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """Fingerprint of each feature table. Raises WeightsError if a model can't be found."""
     teacher = identity(recipe.teacher.model, revision=recipe.teacher.revision)
     mllm = identity(recipe.mllm.model, revision=recipe.mllm.revision)
-    canvas = recipe.teacher.model_dump(mode="json", exclude=_WHERE_FROM)
+    canvas = _teacher(recipe.teacher)
     encoders = {key: canvas[key] for key in ("dtype", "text_tokens", "clip_tokens")}
     states = recipe.mllm.model_dump(mode="json", exclude=_WHERE_FROM | {"max_media_tokens"})
     if recipe.mllm.states == "prompt":
         del states["answer_tokens"]
     # Only `reference` padding stores what the MLLM computes at padded positions.
     padded = {"padded_to": recipe.teacher.text_tokens} if recipe.alignnet.padding == "reference" else {}
+    hidden_states = {"mllm": mllm, **states, **padded}
+    # The teacher of an answer reads it.
+    read = {} if recipe.mllm.states == "prompt" else {"answers": hidden_states}
     return {
-        TEXT: {"teacher": teacher, **encoders},
-        MLLM: {"mllm": mllm, **states, **padded},
+        TEXT: {"teacher": teacher, **encoders, **read},
+        MLLM: hidden_states,
         # The canvas stands apart because both have `text_tokens`: those the teacher reads, and those kept.
-        TARGETS: {"teacher": teacher, "canvas": canvas, **recipe.targets.model_dump(mode="json")},
+        TARGETS: {"teacher": teacher, "canvas": canvas, **recipe.targets.model_dump(mode="json"), **read},
     }
 
 
 def training(recipe: Recipe, *, manifest_digest: str, store_fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """Fingerprint of a training: the data, AlignNet's shape and how it is trained."""
+    """Fingerprint of a training: the data, AlignNet's shape and how it is trained.
+
+    Without a warm start nothing is said of one: as it was before there could be one.
+    """
+    unused = set() if recipe.train.warm_start_steps else {"warm_start_steps", "warm_start_lr"}
     return {
         "manifest": manifest_digest,
         "features": store_fingerprint,
         "alignnet": recipe.alignnet.model_dump(mode="json"),
-        "train": recipe.train.model_dump(mode="json"),
+        "train": recipe.train.model_dump(mode="json", exclude=unused),
     }
 
 
@@ -48,7 +55,13 @@ def generation(recipe: Recipe) -> dict[str, Any]:
     """Fingerprint of what makes an image besides AlignNet, the prompt and the request's own settings."""
     return {
         "weights": [identity(part.model, revision=part.revision) for part in (recipe.teacher, recipe.mllm)],
-        "teacher": recipe.teacher.model_dump(mode="json", exclude=_WHERE_FROM),
+        "teacher": _teacher(recipe.teacher),
         "mllm": recipe.mllm.model_dump(mode="json", exclude=_WHERE_FROM),
         "padding": recipe.alignnet.padding,
     }
+
+
+def _teacher(config: TeacherConfig) -> dict[str, Any]:
+    """The default of `canvas` stays out: it is what every store was made with before there was a choice."""
+    default = {"canvas"} if config.canvas == "noise" else set()
+    return config.model_dump(mode="json", exclude=_WHERE_FROM | default)

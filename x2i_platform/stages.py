@@ -1,7 +1,10 @@
 """The three stages of precompute: each holds one frozen model and turns a planned shard into a committed one.
 
-    samples ──► text ──► targets
-       └──────► mllm
+    samples ──► mllm
+       └──────► text ──► targets
+
+With `mllm.states` other than `prompt` the three follow one another: the teacher of a sample whose states are those of
+the MLLM's answer reads that answer in place of the caption, so that it says what the states say.
 
 What goes in and comes out is a shard's number; tensors go straight from the model to the store. A stage runs on a
 machine without Ray; `pipelines/precompute.py` puts it into an actor.
@@ -20,12 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from x2i_platform.config import MLLMConfig, Recipe, States, TargetsConfig
+from x2i_platform.config import Recipe
+from x2i_platform.draws import draw_tokens, kept_tokens, states_kind
 from x2i_platform.errors import InputError, StoreError, WeightsError, X2IError
 from x2i_platform.features.codec import encode_int8, encode_raw
-from x2i_platform.features.reader import read_samples, read_text
+from x2i_platform.features.reader import read_answers, read_samples, read_text
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, sample_seed
-from x2i_platform.features.store import FeatureStore
+from x2i_platform.features.store import Commit, FeatureStore
 from x2i_platform.features.writer import Row, ShardWriter, open_shard, tensor_columns
 from x2i_platform.models import mllm
 from x2i_platform.models.devices import choose_device
@@ -39,10 +43,20 @@ NOT_A_ROWS_FAULT = (WeightsError, StoreError, torch.OutOfMemoryError, torch.Acce
 """Errors that would hit the next row as well: they stop the shard instead of emptying it into quarantine."""
 
 
+class UnfitAnswer(InputError):  # noqa: N818
+    """An answer of the MLLM that can't stand in for its caption."""
+
+
+SAMPLES_OWN_FAULT = (mllm.PromptTooLong, UnfitAnswer)
+"""Errors that say nothing of the model or the device, even if every sample of a shard has one."""
+
+
 class Stage(ABC):
     """A model, and the table it fills."""
 
     table: str
+    optional_columns = False
+    """Whether the recipe asks for the table's optional columns."""
 
     def __init__(self, recipe: Recipe, *, store: FeatureStore, batch_size: int, device: str) -> None:
         self.recipe, self.store, self.batch_size, self.device = recipe, store, batch_size, device
@@ -58,21 +72,28 @@ class Stage(ABC):
             raise StoreError(f"shard {shard} is not planned in '{self.store.files.url}'")
         return read_samples(self.store, commit)
 
+    def commit_before(self, table: str, shard: int) -> Commit:
+        """The shard's commit in a table that this stage builds on."""
+        commit = self.store.commit_of(table, shard)
+        if commit is None:
+            raise StoreError(f"shard {shard} of table '{table}' must be committed before its {self.table}")
+        return commit
+
     @torch.inference_mode()
     def run(self, shard: int) -> bool:
         """Compute and commit a shard; False if it was committed already.
 
-        Raises InputError if every sample fails, and none for its length: that is a broken model or device, and a shard
-        committed empty would never be computed again.
+        Raises InputError if every sample fails, and none by its own fault: that is a broken model or device, and a
+        shard committed empty would never be computed again.
         """
         if self.store.commit_of(self.table, shard) is not None:
             return False
         samples = self.inputs(shard)
-        with open_shard(self.store, table=self.table, shard=shard) as writer:
+        with open_shard(self.store, table=self.table, shard=shard, optional=self.optional_columns) as writer:
             failures: list[Exception] = []
             for start in range(0, len(samples), self.batch_size):
                 failures += self._write_batch(writer, samples[start : start + self.batch_size])
-            if len(failures) == len(samples) > 1 and not any(isinstance(e, mllm.PromptTooLong) for e in failures):
+            if len(failures) == len(samples) > 1 and not any(isinstance(e, SAMPLES_OWN_FAULT) for e in failures):
                 raise InputError(
                     f"table '{self.table}', shard {shard}: all {len(samples)} samples failed, the last with "
                     f"{_reason(failures[-1])}"
@@ -103,7 +124,7 @@ class Stage(ABC):
 
 
 class TextStage(Stage):
-    """Captions through T5 and CLIP."""
+    """Captions, or the MLLM's answers to them, through T5 and CLIP."""
 
     table = TEXT
 
@@ -111,9 +132,19 @@ class TextStage(Stage):
         super().__init__(recipe, store=store, batch_size=batch_size, device=device)
         self.encoders = TextEncoders.load(recipe.teacher, device=device)
 
+    def inputs(self, shard: int) -> list[Row]:
+        """The shard's samples; where the MLLM answers, with its answers, and without those that it could not answer."""
+        samples = super().inputs(shard)
+        if self.recipe.mllm.states == "prompt":
+            return samples
+        answers = read_answers(self.store, self.commit_before(MLLM, shard))
+        return [{**row, "answer": answers[row["sample_id"]]} for row in samples if row["sample_id"] in answers]
+
     def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
-        """One row a sample: T5 tokens and CLIP's pooled vector."""
-        conditioning = self.encoders.encode([sample["caption"] for sample in samples])
+        """One row a sample: T5 tokens and CLIP's pooled vector. Raises UnfitAnswer for an answer that T5 would cut."""
+        for sample in samples:
+            self._require_short(sample.get("answer"))
+        conditioning = self.encoders.encode([sample.get("answer") or sample["caption"] for sample in samples])
         rows = []
         pairs = zip(samples, conditioning.prompt_embeds_BTE, conditioning.pooled_BP, strict=True)
         for sample, prompt_embeds_TE, pooled_P in pairs:
@@ -123,6 +154,14 @@ class TextStage(Stage):
             pooled = encode_raw(pooled_P.to(prompt_embeds_TE.dtype)).data
             rows.append([{"sample_id": sample["sample_id"], **columns, "pooled": pooled}])
         return rows
+
+    def _require_short(self, answer: str | None) -> None:
+        """FLUX was trained with cut captions; but the states of a cut answer would say more than the teacher reads."""
+        tokens, limit = self.encoders.num_tokens(answer or ""), self.recipe.teacher.text_tokens
+        if tokens > limit:
+            raise UnfitAnswer(
+                f"answer of {tokens} T5 tokens, teacher.text_tokens = {limit} fit: {_shown(answer or '')}"
+            )
 
 
 class MLLMStage(Stage):
@@ -134,21 +173,42 @@ class MLLMStage(Stage):
         super().__init__(recipe, store=store, batch_size=batch_size, device=device)
         self.mllm = mllm.MLLM.load(recipe.mllm, device=device)
         self.pad_to = recipe.teacher.text_tokens if recipe.alignnet.padding == "reference" else None
+        self.optional_columns = recipe.mllm.states != "prompt"
 
     def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
-        """One row a sample: the hidden states of all layers, of the caption or of the answer to it."""
-        kinds = [states_kind(sample["sample_id"], config=self.recipe.mllm) for sample in samples]
-        states: dict[int, Tensor] = {}
-        for kind in dict.fromkeys(kinds):
-            chosen = [i for i, each in enumerate(kinds) if each == kind]
-            captions = [samples[i]["caption"] for i in chosen]
-            states.update(zip(chosen, self.mllm.encode(captions, states=kind, pad_to=self.pad_to), strict=True))
-        return [[self._row(sample, states_CSH=states[i])] for i, sample in enumerate(samples)]
+        """One row a sample: the hidden states of all layers, of the caption or of the answer to it.
 
-    def _row(self, sample: Row, *, states_CSH: Tensor) -> Row:
+        Raises PromptTooLong for a caption, UnfitAnswer for an answer that AlignNet can't learn from.
+        """
+        answering = [states_kind(sample["sample_id"], config=self.recipe.mllm) == "answer" for sample in samples]
+        prompts = [sample["caption"] for sample, answers in zip(samples, answering, strict=True) if not answers]
+        asked = [sample["caption"] for sample, answers in zip(samples, answering, strict=True) if answers]
+        states, answers = iter(self.mllm.encode(prompts, pad_to=self.pad_to)), iter(self.mllm.answers(asked))
+        return [
+            [self._answer_row(sample, next(answers)) if answered else self._prompt_row(sample, next(states))]
+            for sample, answered in zip(samples, answering, strict=True)
+        ]
+
+    def _prompt_row(self, sample: Row, states_CSH: Tensor) -> Row:
+        tokens, limit = states_CSH.shape[1], self.recipe.teacher.text_tokens
+        if tokens > limit and self.recipe.alignnet.padding != "none":
+            message = f"prompt of {tokens} tokens, at most teacher.text_tokens = {limit} can be learnt from"
+            raise mllm.PromptTooLong(f"{message}: {_shown(sample['caption'])}", index=0)
+        return self._row(sample, states_CSH=states_CSH, answer=None)
+
+    def _answer_row(self, sample: Row, answer: mllm.Answer) -> Row:
+        if not answer.ended:
+            limit = self.recipe.mllm.answer_tokens
+            raise UnfitAnswer(f"answer doesn't end within mllm.answer_tokens = {limit}: {_shown(answer.text)}")
+        if not answer.text:
+            raise UnfitAnswer("answer is empty")
+        return self._row(sample, states_CSH=answer.states_CSH, answer=answer.text)
+
+    def _row(self, sample: Row, *, states_CSH: Tensor, answer: str | None) -> Row:
         _require_finite(states_CSH, what="hidden states")
-        columns = tensor_columns(encode_raw(states_CSH))
-        return {"sample_id": sample["sample_id"], "num_tokens": states_CSH.shape[1], **columns}
+        row = {"sample_id": sample["sample_id"], "num_tokens": states_CSH.shape[1]}
+        row |= tensor_columns(encode_raw(states_CSH))
+        return {**row, "caption": sample["caption"], "answer": answer} if self.optional_columns else row
 
 
 class TargetsStage(Stage):
@@ -160,32 +220,31 @@ class TargetsStage(Stage):
         super().__init__(recipe, store=store, batch_size=batch_size, device=device)
         self.teacher = Teacher.load(recipe.teacher, device=device)
         self.taps = select_taps(self.teacher.tap_names, recipe.targets.taps)
+        self.optional_columns = recipe.teacher.canvas == "estimate"
 
     def inputs(self, shard: int) -> list[Row]:
         """The shard's samples with their row of table `text`; one that `text` quarantined is left out here too."""
-        commit = self.store.commit_of(TEXT, shard)
-        if commit is None:
-            raise StoreError(f"shard {shard} of table 'text' must be committed before its targets")
-        text = read_text(self.store, commit)
+        text = read_text(self.store, self.commit_before(TEXT, shard))
         return [{**row, "text": text[row["sample_id"]]} for row in super().inputs(shard) if row["sample_id"] in text]
 
     def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
         """One row a sample and tap."""
         config = self.recipe.targets
         seeds = [sample_seed(sample["sample_id"], seed=config.seed, purpose="noise") for sample in samples]
-        dtype = self.teacher.dit.dtype
-        prompt_embeds_BTE = torch.stack([sample["text"].prompt_embeds_TE for sample in samples])
-        pooled_BP = torch.stack([sample["text"].pooled_P for sample in samples])
+        conditioning = {
+            "prompt_embeds_BTE": torch.stack([sample["text"].prompt_embeds_TE for sample in samples]),
+            "pooled_BP": torch.stack([sample["text"].pooled_P for sample in samples]),
+        }
+        canvas_BNC = self.teacher.canvas(seeds, **conditioning)
         with attention_taps(self.teacher.dit, self.taps) as taken:
-            self.teacher.forward(
-                prompt_embeds_BTE.to(self.device, dtype),
-                pooled_BP=pooled_BP.to(self.device, dtype),
-                latents_BNC=self.teacher.noise(seeds),
-            )
-        return [
-            list(self._rows(sample, seed=seed, outputs={tap: taken[tap][i] for tap in self.taps}))
-            for i, (sample, seed) in enumerate(zip(samples, seeds, strict=True))
-        ]
+            self.teacher.forward(**conditioning, latents_BNC=canvas_BNC, sigma_B=self.teacher.sigmas(seeds))
+        found = []
+        for i, (sample, seed) in enumerate(zip(samples, seeds, strict=True)):
+            rows = list(self._rows(sample, seed=seed, outputs={tap: taken[tap][i] for tap in self.taps}))
+            if self.optional_columns:
+                rows[0]["canvas"] = encode_raw(canvas_BNC[i]).data
+            found.append(rows)
+        return found
 
     def _rows(self, sample: Row, *, seed: int, outputs: dict[str, Tensor]) -> Iterator[Row]:
         config = self.recipe.targets
@@ -216,35 +275,12 @@ class TargetsStage(Stage):
 STAGES: dict[str, type[Stage]] = {stage.table: stage for stage in (TextStage, MLLMStage, TargetsStage)}
 
 
-def states_kind(sample_id: str, *, config: MLLMConfig) -> States:
-    """Whose states a caption gives; `mixed` decides by its id, so it is the same in every run."""
-    if config.states != "mixed":
-        return config.states
-    return "answer" if sample_seed(sample_id, seed=0, purpose="states") % 2 else "prompt"
-
-
-def draw_tokens(sample_id: str, *, config: TargetsConfig, num_text: int, num_image: int) -> tuple[Tensor, Tensor]:
-    """Sorted indices of the text and of the image tokens kept for a sample, each drawn without replacement."""
-    generator = torch.Generator().manual_seed(sample_seed(sample_id, seed=config.seed, purpose="tokens"))
-
-    def draw(kept: int | str, total: int) -> Tensor:
-        count = total if kept == "all" else min(int(kept), total)
-        return torch.randperm(total, generator=generator)[:count].sort().values
-
-    return draw(config.text_tokens, num_text), draw(config.image_tokens, num_image)
-
-
-def kept_tokens(tap: str, *, text_idx: Tensor, image_idx: Tensor, num_text: int) -> Tensor:
-    """Positions in a tap's own token axis: a single block's joint stream has the text tokens first."""
-    if tap.endswith(".text"):
-        return text_idx
-    if tap.endswith(".image"):
-        return image_idx
-    return torch.cat([text_idx, image_idx + num_text])
-
-
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
 def _require_finite(tensor: Tensor, *, what: str) -> None:

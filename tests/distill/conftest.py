@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from random_models import CAPTIONS, RANDOM
 
 from pipelines import RECIPES
 from x2i_platform import fingerprint, recipes
@@ -22,7 +24,6 @@ from x2i_platform.features.reader import ShardReader
 from x2i_platform.features.schema import FEATURE_TABLES, MLLM, SAMPLES, TARGETS
 from x2i_platform.features.store import FeatureStore
 from x2i_platform.features.writer import open_shard, tensor_columns
-from x2i_platform.mini import captions_path
 from x2i_platform.models.alignnet import AlignNetDims
 from x2i_platform.models.catalog import dit_dims, mllm_dims
 from x2i_platform.stages import build_stage
@@ -77,9 +78,9 @@ class World:
 
 def build_world(folder: Path, *overrides: str) -> World:
     """Plan and compute a store, as `precompute` does with Ray around it. One caption is too long for the MLLM."""
-    recipe = recipes.load("mini", shipped=RECIPES, overrides=[*SMALL, *overrides])
+    recipe = recipes.load(RANDOM, shipped=RECIPES, overrides=[*SMALL, *overrides])
     store = FeatureStore.create(str(folder), fingerprint=fingerprint.features(recipe))
-    captions = [TOO_LONG, *captions_path().read_text("utf-8").splitlines()[:NUM_CAPTIONS]]
+    captions = [TOO_LONG, *CAPTIONS[:NUM_CAPTIONS]]
     records = [Record(source="captions.txt", line=i, caption=caption) for i, caption in enumerate(captions, start=1)]
     plan_shards(store, records, samples_per_shard=recipe.store.samples_per_shard)
     for table in FEATURE_TABLES:
@@ -87,6 +88,12 @@ def build_world(folder: Path, *overrides: str) -> World:
         for shard in store.manifest().of(SAMPLES):
             stage.run(shard)
     return World(recipe, str(folder))
+
+
+@pytest.fixture
+def make_world(tmp_path: Path) -> Callable[..., World]:
+    """Builds a store of its own for a test."""
+    return partial(build_world, tmp_path / "store")
 
 
 @pytest.fixture(scope="session")

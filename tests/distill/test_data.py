@@ -20,7 +20,8 @@ PLACES = [Place(shard, f"{shard}-{i}") for shard in range(4) for i in range(5 + 
 def steps_of(config: TrainConfig, *, world: int, first_step: int = 0) -> list[list[list[Place]]]:
     """For each step, the micro-batches of all workers, put back into the order of the step."""
     micro_batches = [
-        list(StepSampler(PLACES, config=config, first_step=first_step, rank=rank, world=world)) for rank in range(world)
+        list(StepSampler(PLACES, config=config, steps=range(first_step, config.steps), rank=rank, world=world))
+        for rank in range(world)
     ]
     return [
         [micro_batches[rank][i] for i in range(start, start + config.accumulation) for rank in range(world)]
@@ -61,7 +62,7 @@ def test_a_resumed_sampler_goes_on_where_the_whole_one_is(world: int) -> None:
 def test_a_batch_that_cant_be_shared_out_is_refused() -> None:
     config = TrainConfig(batch_size=6, accumulation=2)
     with pytest.raises(TrainingError, match=r"train.batch_size = 6 .* 2 workers x 2 .* a multiple of 4"):
-        StepSampler(PLACES, config=config, first_step=0, world=2)
+        StepSampler(PLACES, config=config, steps=range(1), world=2)
 
 
 def test_split_keeps_a_caption_on_its_side(sampled) -> None:
@@ -109,7 +110,7 @@ def test_loader_gives_what_the_store_holds(sampled, num_workers) -> None:
     config = sampled.recipe.train
     loader = DataLoader(
         FeatureDataset(sampled.url),
-        batch_sampler=StepSampler(train, config=config, first_step=0),
+        batch_sampler=StepSampler(train, config=config, steps=range(config.steps)),
         collate_fn=Collate("zero", text_tokens=48),
         num_workers=num_workers,
     )

@@ -3,72 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import torch
+from recorder import LONG, KilledError, Recorder, assert_equal_states, tensors_of
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from x2i_platform.config import TrainConfig
 from x2i_platform.distill import checkpoint
 from x2i_platform.distill.checkpoint import TrainingState
 from x2i_platform.distill.data import Place
-from x2i_platform.distill.loop import Hooks, Metrics, Trainer, learning_rate
+from x2i_platform.distill.loop import learning_rate
 from x2i_platform.distill.validation import shared_out
 from x2i_platform.errors import TrainingError
 from x2i_platform.models.released import load_alignnet
-
-LONG = (
-    "train.steps=11",
-    "train.accumulation=2",
-    "train.ema=0.9",
-    "run.train.log_every=3",
-    "run.train.checkpoint_every=4",
-)
-
-
-class KilledError(Exception):
-    """Stands for whatever ends a worker."""
-
-
-@dataclass
-class Recorder:
-    """Keeps what a training says and saves; dies after saving a step, if told to."""
-
-    folder: Path
-    die_after: int | None = None
-    logged: list[tuple[int, Metrics]] = field(default_factory=list)
-    states: dict[int, TrainingState] = field(default_factory=dict)
-
-    def run(self, trainer: Trainer) -> Recorder:
-        def log(step: int, metrics: Metrics) -> None:
-            self.logged.append((step, {key: value for key, value in metrics.items() if key != "samples_per_s"}))
-
-        def save(step: int, state: TrainingState, metrics: Metrics) -> None:
-            self.states[step] = state
-            checkpoint.save(self.path(step), state, alignnet=trainer.alignnet, recipe=trainer.recipe)
-            if step == self.die_after:
-                raise KilledError
-
-        trainer.train(Hooks(log=log, save=save))
-        return self
-
-    def path(self, step: int) -> Path:
-        return self.folder / str(step)
-
-
-def tensors_of(state: TrainingState) -> dict[str, Tensor]:
-    optimizer = state.optimizer
-    parts = {"weights": optimizer.weights, "m": optimizer.exp_avg, "v": optimizer.exp_avg_sq, "ema": state.ema}
-    return {f"{part}/{name}": tensor for part, named in parts.items() for name, tensor in named.items()}
-
-
-def assert_equal_states(one: TrainingState, other: TrainingState) -> None:
-    assert one.optimizer.updates == other.optimizer.updates
-    assert tensors_of(one).keys() == tensors_of(other).keys()
-    assert all(torch.equal(tensor, tensors_of(other)[key]) for key, tensor in tensors_of(one).items())
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +143,7 @@ def test_a_checkpoint_holds_the_state_and_a_model_folder(sampled, uninterrupted)
     assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
     alignnet = load_alignnet(folder)
     assert alignnet.dims == sampled.dims
-    assert json.loads((folder / "recipe.json").read_text())["name"] == "mini"
+    assert json.loads((folder / "recipe.json").read_text())["name"] == "random"
     for name in checkpoint.TRAINING_FILES:
         (folder / name).unlink()
     assert load_alignnet(folder).dims == sampled.dims  # what a registered model keeps

@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from x2i_platform.config import AlignNetConfig, TargetsConfig
+from x2i_platform.config import AlignNetConfig, Recipe, TargetsConfig
 from x2i_platform.distill.data import Batch, Collate
 from x2i_platform.distill.losses import attention_kl
 from x2i_platform.distill.step import distill_step
+from x2i_platform.draws import draw_tokens
 from x2i_platform.features.reader import read_samples
 from x2i_platform.features.schema import SAMPLES
-from x2i_platform.models.alignnet import AlignNet
+from x2i_platform.models.alignnet import AlignNet, Conditioning
 from x2i_platform.models.taps import attention_taps
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextEncoders
-from x2i_platform.stages import draw_tokens
+from x2i_platform.recipes import override
 
 SEEDS = 120
 
@@ -46,17 +47,24 @@ def make_batch(world, *, count: int = 3, padding: str = "zero") -> Batch:
 
 def outputs(teacher: Teacher, prompt_embeds_BTE: Tensor, pooled_BP: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
     with attention_taps(teacher.dit, teacher.tap_names) as taken:
-        teacher.forward(prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=teacher.noise(seeds))
+        teacher.forward(
+            prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=teacher.noise(seeds), sigma_B=teacher.sigmas(seeds)
+        )
     return dict(taken)
 
 
-def teacher_outputs(world, teacher: Teacher, batch: Batch) -> dict[str, Tensor]:
-    """The first of two passes: the captions themselves through T5, CLIP and the DiT."""
+def conditioning_of(world, batch: Batch) -> Conditioning:
+    """The captions themselves through T5 and CLIP."""
     rows = [row for commit in world.store.manifest().of(SAMPLES).values() for row in read_samples(world.store, commit)]
     captions = {row["sample_id"]: row["caption"] for row in rows}
     encoders = TextEncoders.load(world.recipe.teacher)
     conditioning = encoders.encode([captions[sample] for sample in batch.sample_ids])
-    return outputs(teacher, conditioning.prompt_embeds_BTE, conditioning.pooled_BP, batch.seeds)
+    return Conditioning(conditioning.prompt_embeds_BTE, conditioning.pooled_BP)
+
+
+def teacher_outputs(world, teacher: Teacher, batch: Batch) -> dict[str, Tensor]:
+    """The first of two passes."""
+    return outputs(teacher, *conditioning_of(world, batch), batch.seeds)
 
 
 def zscore(tensor: Tensor) -> Tensor:
@@ -81,6 +89,26 @@ def test_all_tokens_give_the_loss_of_two_passes(whole, teacher, alignnet, direct
     assert float(result.loss) == pytest.approx(direct(rounded), rel=1e-5)
     assert result.num_tokens == sum(output.shape[1] for output in wanted.values()) == 2 * (16 + 48) + 3 * 64
     assert result.sample_ids == batch.sample_ids
+
+
+@pytest.mark.parametrize("canvas", ["noise", "estimate"])
+@torch.no_grad()
+def test_what_the_teacher_gave_has_no_loss_at_any_noise_level(make_world, canvas) -> None:
+    settings = ("teacher.sigma=[1.0, 0.5]", f"teacher.canvas={canvas}", "targets.codec=bf16")
+    world = make_world(*settings)
+    teacher, batch = Teacher.load(world.recipe.teacher), make_batch(world, count=6)
+    assert set(teacher.sigmas(batch.seeds).tolist()) == {1.0, 0.5}
+    given = conditioning_of(world, batch)
+
+    def loss(recipe: Recipe, batch: Batch) -> float:
+        teacher = Teacher.load(recipe.teacher)
+        result = distill_step(lambda *_, **__: given, teacher=teacher, batch=batch, config=recipe.train)
+        return float(result.loss) / result.num_tokens
+
+    assert loss(world.recipe, batch) < 1e-6
+    assert loss(override(world.recipe, ["teacher.sigma=1.0"]), batch) > 1e-4
+    if canvas == "estimate":
+        assert loss(world.recipe, replace(batch, canvas_BL=None)) > 1e-4
 
 
 def keep(batch: Batch, *, seed: int, image_tokens: int, text_tokens: int) -> Batch:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from x2i_platform.distill.loop import Data, Hooks, Trainer, Worker
 from x2i_platform.distill.strategy import MOMENTS, OptimizerState, Strategy, build_strategy
 from x2i_platform.errors import TrainingError
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims
+from x2i_platform.recipes import override
 
 KINDS = ("ddp", "zero1", "zero2", "zero3")
 STEPS, HALF = 10, 5
@@ -33,6 +34,8 @@ DIMS = AlignNetDims(num_layers=3, hidden_size=9, text_tokens=5, prompt_dim=320, 
 CONFIG = TrainConfig(batch_size=8, accumulation=2, lr=3e-4, precision="float32", max_grad_norm=0.5)
 FROM = {"ddp": "zero3", "zero1": "zero2", "zero2": "ddp", "zero3": "zero1"}
 """Whose state, of the other number of workers, each strategy continues."""
+WARM_KINDS = ("ddp", "zero3")
+WARM = ("train.warm_start_steps=3", "train.steps=2", "train.accumulation=2")
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,9 @@ def work(rank: int, world: int, job: Job) -> None:
     else:
         results["loop"] = train(job, job.data, rank=rank, world=world)
         results["poisoned loop"] = train(job, job.poisoned, rank=rank, world=world)
+        for kind in WARM_KINDS:
+            warm = replace(job, recipe=override(job.recipe, [*WARM, f"run.train.strategy={kind}"]))
+            results[f"{kind} warm loop"] = train(warm, job.data, rank=rank, world=world)
     torch.save(results, job.folder / f"results-{world}-{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -264,16 +270,17 @@ def test_precision_reaches_alignnet_in_every_strategy(finished) -> None:
     assert finished.results(1)["dtypes"] == ["torch.bfloat16"] * 3
 
 
-def test_two_workers_log_what_one_logs(finished, sampled) -> None:
-    logged = [finished.results(2, rank)["loop"]["logged"] for rank in range(2)]
+@pytest.mark.parametrize(("name", "overrides"), [("loop", ()), *((f"{kind} warm loop", WARM) for kind in WARM_KINDS)])
+def test_two_workers_log_what_one_logs(finished, sampled, name, overrides) -> None:
+    logged = [finished.results(2, rank)[name]["logged"] for rank in range(2)]
     alone: list[tuple[int, dict[str, float]]] = []
     hooks = Hooks(log=lambda step, metrics: alone.append((step, metrics)), save=lambda *_: None)
-    sampled.trainer("run.train.log_every=1").train(hooks)
+    sampled.trainer("run.train.log_every=1", *overrides).train(hooks)
     for entries in logged:
         assert [step for step, _ in entries] == [step for step, _ in alone]
         for (_, metrics), (_, wanted) in zip(entries, alone, strict=True):
             assert metrics.keys() == wanted.keys()
-            same = {key: value for key, value in wanted.items() if key != "samples_per_s"}
+            same = {key: value for key, value in wanted.items() if not key.endswith("samples_per_s")}
             assert {key: metrics[key] for key in same} == pytest.approx(same, rel=1e-4)
 
 

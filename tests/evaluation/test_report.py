@@ -87,6 +87,34 @@ def test_the_page_says_the_figures(tmp_path: Path) -> None:
     assert "colours" in page.text
 
 
+def test_kinds_of_perturbation_and_compositions_have_their_tables(tmp_path: Path) -> None:
+    kinds = ("unchanged", "synonym", "misspelling")
+    results = [
+        replace(one, suite="robustness", category=kind, key=f"{kind}{one.key}", group=one.prompt)
+        for kind, lost in zip(kinds, (0, 10, 30), strict=True)
+        for one in outcomes(50 - lost, lost=lost)
+    ]
+    results += outcomes(20, lost=20, composition="novel pair") + outcomes(30, suite="german", composition="novel count")
+    page, data = written(tmp_path, report_of(results))
+    assert "By category" not in page.text
+    by_perturbation, by_composition = page.text.split("By perturbation The same")[1].split("By composition What")
+    for kind, share, points in zip(kinds, ("100.0 %", "80.0 %", "40.0 %"), ("0.0", "−20.0", "−60.0"), strict=True):
+        [row] = [row for row in data["rows"] if row["category"] == kind]
+        low, high = (f"{100 * row[end]:+.1f}".replace("-", "−") for end in ("difference_low", "difference_high"))
+        assert f"{kind} {share}" in by_perturbation
+        assert f"100.0 % {points} {low} to {high}" in by_perturbation.split(f"{kind} {share}")[1]
+        assert kind not in by_composition.split("Failures")[0]
+    assert by_perturbation.index("unchanged 100") < by_perturbation.index("synonym 80"), "the control comes first"
+    assert "english, held out, states of the prompt" in by_composition and "novel pair 50.0 %" in by_composition
+    assert "novel count 100.0 %" in by_composition
+    assert "novel" not in by_perturbation
+
+
+def test_without_compositions_there_is_no_table_of_them(tmp_path: Path) -> None:
+    page, _ = written(tmp_path, report_of(outcomes(5, category="colours")))
+    assert "By category" in page.text and "By composition" not in page.text and "By perturbation" not in page.text
+
+
 def test_the_data_is_all_of_it(tmp_path: Path) -> None:
     results = outcomes(3, lost=2)
     verdict = gate(summarise(results), max_drop=0.5)
@@ -185,6 +213,14 @@ def test_bars_lie_on_one_scale_with_the_gate_on_what_it_gates(tmp_path: Path) ->
     worse, better = (float(circle["cx"] or 0) for circle in page.all("circle"))
     assert worse == pytest.approx(100 - 100 * (40 / 440) / 0.2, abs=0.01)
     assert worse + better == pytest.approx(200, abs=0.02)
+
+
+def test_a_gate_on_one_kind_of_states_marks_and_heads_the_page_with_that(tmp_path: Path) -> None:
+    results = outcomes(400, lost=40, states="prompt") + outcomes(400, states="answer")
+    page, _ = written(tmp_path, report_of(results, verdict=gate(summarise(results), max_drop=0.05, states="answer")))
+    assert "✓ The gate holds" in page.text
+    assert "english, held out, states of the answer, 400 cases" in page.text
+    assert [line["class"] for line in page.all("line")].count("limit") == 1
 
 
 def test_a_second_report_replaces_the_first_and_leaves_no_scraps(tmp_path: Path) -> None:

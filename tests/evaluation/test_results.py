@@ -47,6 +47,17 @@ def test_results_come_back_as_they_were(path: Path) -> None:
         assert list(log.results.values()) == written
 
 
+def test_a_log_from_before_there_were_compositions_is_read(path: Path) -> None:
+    write(path, 0)
+    header, line = path.read_text().splitlines()
+    old = {name: value for name, value in json.loads(line).items() if name != "composition"}
+    path.write_text(f"{header}\n{json.dumps(old)}\n")
+    with ResultLog.open(path, fingerprint=FINGERPRINT) as log:
+        log.add(case(1, composition="novel pair"))
+        assert [result.composition for result in log.results.values()] == ["", "novel pair"]
+    assert keys(path) == ["english/0", "english/1"]
+
+
 def test_a_second_run_adds_to_the_first(path: Path) -> None:
     write(path, 0, 1)
     write(path, 2)
@@ -66,7 +77,7 @@ def test_a_torn_last_line_is_cut_off_and_drawn_again(path: Path, cut: int) -> No
     assert keys(path) == ["english/0"]
     write(path, 1)
     assert keys(path) == ["english/0", "english/1"]
-    assert [len(json.loads(line)) for line in path.read_text().splitlines()] == [2, 15, 15]
+    assert [len(json.loads(line)) for line in path.read_text().splitlines()] == [2, 16, 16]
 
 
 @pytest.mark.parametrize("left", [0, 1, 10])

@@ -102,6 +102,30 @@ def test_a_suite_is_summed_up_and_split_by_category() -> None:
     assert total.difference_low < 0 < (total.difference_high or 0)
 
 
+def test_compositions_are_rows_beside_the_categories_in_the_order_they_come() -> None:
+    results = [
+        case(0, category="single", composition="novel pair"),
+        case(1, category="count", composition="novel count", right=False),
+        case(2, category="binding", composition="novel pair", right=False),
+        case(3, category="single", composition="novel pair"),
+        case(4, category="single", split="seen"),
+    ]
+    rows = summarise(results)
+    assert [(row.split, row.category, row.composition, row.cases) for row in rows] == [
+        ("held_out", "all", "", 4),
+        ("held_out", "single", "", 2),
+        ("held_out", "count", "", 1),
+        ("held_out", "binding", "", 1),
+        ("held_out", "", "novel pair", 3),
+        ("held_out", "", "novel count", 1),
+        ("seen", "all", "", 1),
+        ("seen", "single", "", 1),
+    ]
+    assert rows[4].accuracy == pytest.approx(2 / 3)
+    assert (rows[4].baseline_accuracy, rows[4].difference) == (1, pytest.approx(-1 / 3))
+    assert not gate(rows, max_drop=0.5).holds and "over 4 cases" in gate(rows, max_drop=0.5).reason
+
+
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
     english = outcomes(20, gained=3, lost=5)
     german = outcomes(10, lost=2, suite="german")

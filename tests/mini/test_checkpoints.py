@@ -1,4 +1,4 @@
-"""The miniature models: reproducible builds, loadable folders, and weights that tell captions apart."""
+"""The untrained miniatures: reproducible builds, loadable folders, and weights that tell captions apart."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from x2i_platform.errors import WeightsError
-from x2i_platform.mini import captions_path
-from x2i_platform.mini.checkpoints import NAMES, build
+from x2i_platform.mini.checkpoints import RANDOM, RANDOM_CAPTIONS, folder_of
 from x2i_platform.models.torchvision_schemas import define_missing_schemas
 from x2i_platform.models.weights import identity
 
 define_missing_schemas()
 
 CAPTIONS = ["A small red circle.", "Three green stars above a large blue square."]
-BUILD_ALL = "from x2i_platform.mini.checkpoints import NAMES, build; [build(name) for name in NAMES]"
+BUILD_ALL = "from x2i_platform.mini.checkpoints import RANDOM, folder_of; [folder_of(name) for name in RANDOM]"
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +29,14 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     """Both miniatures, built by this process; the cache folder stays set for the whole module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("X2I_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield {name: build(name) for name in NAMES}
+        yield {name: folder_of(name) for name in RANDOM}
 
 
 @pytest.fixture(scope="module")
 def pipeline(mini: dict[str, Path]):
     from diffusers import FluxPipeline
 
-    pipeline = FluxPipeline.from_pretrained(mini["flux"])
+    pipeline = FluxPipeline.from_pretrained(mini["random-flux"])
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -53,6 +52,7 @@ def relative_difference(states: Tensor) -> float:
     return float((states[0] - states[1]).square().mean().sqrt() / states.std())
 
 
+@pytest.mark.slow
 def test_processes_building_at_once_agree_with_each_other_and_with_this_one(mini, tmp_path):
     environment = {**os.environ, "X2I_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     racers = [subprocess.Popen([sys.executable, "-c", BUILD_ALL], env=environment) for _ in range(2)]
@@ -64,25 +64,25 @@ def test_processes_building_at_once_agree_with_each_other_and_with_this_one(mini
 
 
 def test_build_again_returns_the_same_folder_untouched(mini):
-    before = (mini["flux"] / "model_index.json").stat()
-    assert build("flux") == mini["flux"]
-    assert (mini["flux"] / "model_index.json").stat() == before
+    before = (mini["random-flux"] / "model_index.json").stat()
+    assert folder_of("random-flux") == mini["random-flux"]
+    assert (mini["random-flux"] / "model_index.json").stat() == before
 
 
 def test_unknown_name_is_refused():
-    with pytest.raises(WeightsError, match=r"'flx'.*mini:flux, mini:qwen2.5-vl"):
-        build("flx")
+    with pytest.raises(WeightsError, match=r"'mini:flx'; there are mini:flux, .*, mini:random-qwen2.5-vl"):
+        folder_of("flx")
 
 
 def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("X2I_CACHE", str(tmp_path / "file"))
     with pytest.raises(WeightsError, match=r"file/mini.*set X2I_CACHE"):
-        build("flux")
+        folder_of("random-flux")
 
 
 def test_captions_are_distinct_and_fit_the_text_encoders(pipeline):
-    captions = captions_path().read_text("utf-8").splitlines()
+    captions = RANDOM_CAPTIONS.read_text("utf-8").splitlines()
     assert len(captions) == len(set(captions)) == 320
     assert max(len(pipeline.tokenizer_2(caption).input_ids) for caption in captions) <= 32
     assert max(len(pipeline.tokenizer(caption).input_ids) for caption in captions) <= 77
@@ -145,15 +145,15 @@ def test_unseen_text_never_ends_the_clip_prompt_early(pipeline):
 def test_qwen_tokenizer_keeps_any_text(mini, text):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(mini["qwen2.5-vl"])
+    tokenizer = AutoTokenizer.from_pretrained(mini["random-qwen2.5-vl"])
     assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
 def test_qwen_sees_text_image_and_video(mini):
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
-    processor = AutoProcessor.from_pretrained(mini["qwen2.5-vl"])
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(mini["qwen2.5-vl"]).eval()
+    processor = AutoProcessor.from_pretrained(mini["random-qwen2.5-vl"])
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(mini["random-qwen2.5-vl"]).eval()
     parts = [{"type": "image"}, {"type": "video"}, {"type": "text", "text": CAPTIONS[0]}]
     prompt = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
     assert prompt.startswith("<|im_start|>user\n")

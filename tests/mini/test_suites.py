@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -13,8 +14,17 @@ import pytest
 from x2i_platform.mini.drawing import picture
 from x2i_platform.mini.judge import judge
 from x2i_platform.mini.languages import LANGUAGES, phrasings
-from x2i_platform.mini.scenes import CATEGORIES, CONVERSE, HELD_OUT_COLOURS, HELD_OUT_RELATIONS, Scene
-from x2i_platform.mini.suites import SUITES, Case, cases
+from x2i_platform.mini.perturbations import PERTURBATIONS
+from x2i_platform.mini.scenes import (
+    CATEGORIES,
+    CONVERSE,
+    HELD_OUT_COLOURS,
+    HELD_OUT_RELATIONS,
+    Scene,
+    Thing,
+    composition,
+)
+from x2i_platform.mini.suites import DEFAULT_SUITES, SUITES, Case, cases
 from x2i_platform.mini.video import FRAMES
 
 SHOWN = tuple(suite for suite, kind in SUITES.items() if kind != "text")
@@ -102,13 +112,58 @@ def test_all_languages_tell_the_same_scenes(held_out: bool) -> None:
             assert not one.images
 
 
-@each_suite
+@pytest.mark.parametrize("suite", DEFAULT_SUITES)
 @each_split
 def test_categories_come_in_turn(suite: str, held_out: bool) -> None:
     found = some(suite, held_out=held_out)
     assert [case.category for case in found] == [*CATEGORIES] * (len(found) // len(CATEGORIES))
     if SUITES[suite] == "text":
         assert all(case.scene.category == case.category for case in found)
+
+
+@each_split
+def test_robustness_tells_each_english_scene_in_every_kind_to_student_and_teacher(held_out: bool) -> None:
+    kinds, english = len(PERTURBATIONS), some("english", held_out=held_out, num=20)
+    found = some("robustness", held_out=held_out, num=20 * kinds)
+    assert [case.category for case in found] == [*PERTURBATIONS] * 20
+    for place, plain in enumerate(english):
+        told = found[kinds * place : kinds * (place + 1)]
+        assert {(one.scene, one.seed, one.group) for one in told} == {(plain.scene, plain.seed, plain.key)}
+        assert len({one.text for one in told}) == kinds, "each kind differs from the others"
+        assert all(one.text == one.english for one in told)
+    assert len({case.group for case in found}) == 20
+
+
+def test_robustness_is_drawn_by_name_alone() -> None:
+    assert set(SUITES) - set(DEFAULT_SUITES) == {"robustness"}
+    assert len(DEFAULT_SUITES) == 8
+
+
+@each_suite
+def test_every_held_out_case_has_one_composition_and_no_seen_one_has_any(suite: str) -> None:
+    found = some(suite, held_out=True, num=100)
+    assert {case.composition for case in found} == {"novel pair", "novel relation", "novel count"}
+    for case in found:
+        scene = case.scene
+        pairs = [(thing.colour, thing.shape) in HELD_OUT_COLOURS for thing in scene.things]
+        if case.composition == "novel count":
+            assert scene.count in (2, 3, 4) and all(pairs)
+        elif case.composition == "novel relation":
+            assert scene.count == 1 and shows_held_out(
+                replace(scene, first=replace(scene.first, colour="black"), second=Thing(scene.things[1].shape, "black"))
+            )
+        else:
+            assert scene.count == 1 and any(pairs)
+    assert {case.composition for case in some(suite, held_out=False, num=50)} == {None}
+
+
+def test_a_held_out_arrangement_is_a_novel_relation_whatever_its_colours_and_side() -> None:
+    circle, heart = Thing("circle", "purple"), Thing("heart", "red")
+    scene = Scene(circle, relation="left of", second=heart)
+    assert composition(scene) == composition(scene.converse()) == "novel relation"
+    assert composition(Scene(circle, relation="right of", second=heart)) == "novel pair"
+    assert composition(Scene(circle, second=heart)) == composition(Scene(circle)) == "novel pair"
+    assert composition(Scene(circle, count=2)) == "novel count"
 
 
 @each_suite

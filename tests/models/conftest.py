@@ -18,22 +18,22 @@ CAPTIONS = ["a red circle left of a blue square", "two small green triangles", "
 
 @pytest.fixture(scope="session")
 def flux_folder() -> Path:
-    return locate("mini:flux")
+    return locate("mini:random-flux")
 
 
 @pytest.fixture(scope="session")
 def qwen_folder() -> Path:
-    return locate("mini:qwen2.5-vl")
+    return locate("mini:random-qwen2.5-vl")
 
 
 @pytest.fixture(scope="session")
 def teacher_config() -> TeacherConfig:
-    return TeacherConfig(model="mini:flux", dtype="float32", text_tokens=32, resolution=64)
+    return TeacherConfig(model="mini:random-flux", dtype="float32", text_tokens=32, resolution=64)
 
 
 @pytest.fixture(scope="session")
 def mllm_config() -> MLLMConfig:
-    return MLLMConfig(model="mini:qwen2.5-vl", dtype="float32", max_tokens=128)
+    return MLLMConfig(model="mini:random-qwen2.5-vl", dtype="float32", max_tokens=128)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ import transformers
 from x2i_platform.errors import ConfigError, WeightsError
 from x2i_platform.models import catalog
 from x2i_platform.models.catalog import MLLMS, TEACHERS, dit_dims, mllm_dims, mllm_entry, teacher_entry
+from x2i_platform.models.weights import locate
 
 FLUX = "black-forest-labs/FLUX.1-dev"
 
@@ -22,20 +23,20 @@ def num_parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def test_the_tables_describe_the_miniatures(flux_folder: Path, qwen_folder: Path) -> None:
-    read = teacher_entry(str(flux_folder))
-    assert replace(read, model="mini:flux") == teacher_entry("mini:flux")
-    read_mllm = mllm_entry(str(qwen_folder))
-    assert replace(read_mllm, model="mini:qwen2.5-vl") == mllm_entry("mini:qwen2.5-vl")
+@pytest.mark.parametrize("kind", ["", "random-"])
+def test_the_tables_describe_the_miniatures(kind: str) -> None:
+    flux, qwen = f"mini:{kind}flux", f"mini:{kind}qwen2.5-vl"
+    assert replace(teacher_entry(str(locate(flux))), model=flux) == teacher_entry(flux)
+    assert replace(mllm_entry(str(locate(qwen))), model=qwen) == mllm_entry(qwen)
 
 
 def test_miniature_sizes_are_those_of_the_loaded_parts(teacher, mllm) -> None:  # type: ignore[no-untyped-def]
-    dims = dit_dims("mini:flux")
+    dims = dit_dims("mini:random-flux")
     assert dims.tap_names == teacher.tap_names
     assert dims.num_image_tokens(64) == teacher.num_image_tokens
     assert (dims.inner_dim, dims.joint_dim, dims.pooled_dim) == (96, 64, 32)
-    assert mllm_dims("mini:qwen2.5-vl").num_states == mllm.num_layers_plus_one
-    assert mllm_entry("mini:qwen2.5-vl").parameters >= num_parameters(mllm.model)
+    assert mllm_dims("mini:random-qwen2.5-vl").num_states == mllm.num_layers_plus_one
+    assert mllm_entry("mini:random-qwen2.5-vl").parameters >= num_parameters(mllm.model)
 
 
 @pytest.mark.parametrize("name", [FLUX, "black-forest-labs/FLUX.1-schnell"])
@@ -141,7 +142,7 @@ def test_a_cached_hub_model_is_read(flux_folder: Path, tmp_path: Path, monkeypat
         return str(flux_folder / file)
 
     monkeypatch.setattr(catalog, "try_to_load_from_cache", cached)
-    assert dit_dims("someone/flux-finetune", revision="v2") == dit_dims("mini:flux")
+    assert dit_dims("someone/flux-finetune", revision="v2") == dit_dims("mini:random-flux")
     assert asked == [("someone/flux-finetune", "transformer/config.json", "v2")]
 
 

@@ -31,7 +31,7 @@ MIXED = Prompt.of("like this", picture("blue", size=(96, 64)), "but with", pictu
 @pytest.fixture(scope="module")
 def speaking() -> MLLM:
     """One of its own: once it has answered, a model keeps its LM head."""
-    return MLLM.load(MLLMConfig(model="mini:qwen2.5-vl", dtype="float32", max_tokens=128, answer_tokens=12))
+    return MLLM.load(MLLMConfig(model="mini:random-qwen2.5-vl", dtype="float32", max_tokens=128, answer_tokens=12))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_what_is_shown_matters(mllm: MLLM) -> None:
 
 
 def test_an_answer_is_the_likeliest_one(speaking: MLLM, whole: Any) -> None:
-    for caption, answer in zip(CAPTIONS, speaking.answer(CAPTIONS), strict=True):
+    for caption, answer in zip(CAPTIONS, speaking.answers(CAPTIONS), strict=True):
         ids = speaking.tokenize([caption])[0][None]
         made = whole.generate(
             ids,
@@ -82,7 +82,9 @@ def test_an_answer_is_the_likeliest_one(speaking: MLLM, whole: Any) -> None:
             max_new_tokens=12,
             do_sample=False,
         )
-        assert answer == speaking.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+        said = made[0, ids.shape[1] :]
+        assert answer.text == speaking.tokenizer.decode(said, skip_special_tokens=True).strip()
+        assert answer.ended == (int(said[-1]) == whole.generation_config.eos_token_id)
 
 
 @torch.no_grad()
@@ -109,7 +111,7 @@ def test_states_of_an_answer_are_what_the_model_holds_while_it_says_it(speaking:
 
 
 def test_prompt_states_stay_the_same_once_the_head_is_there(speaking: MLLM, mllm: MLLM) -> None:
-    speaking.answer(CAPTIONS[:1])
+    speaking.answers(CAPTIONS[:1])
     for mine, other in zip(speaking.encode(CAPTIONS), mllm.encode(CAPTIONS), strict=True):
         assert torch.equal(mine, other)
 
@@ -130,7 +132,7 @@ def test_a_text_only_model_says_that_it_takes_no_images(mllm: MLLM) -> None:
     from x2i_platform.models.mllm import TEXT_ONLY
 
     blind = MLLM(mllm.model, tokenizer=mllm.tokenizer, family=TEXT_ONLY, config=mllm._config)
-    with pytest.raises(InputError, match=r"'mini:qwen2\.5-vl' takes text only, not images or videos"):
+    with pytest.raises(InputError, match=r"'mini:random-qwen2\.5-vl' takes text only, not images or videos"):
         blind.encode([IMAGE])
 
 

@@ -17,7 +17,9 @@ Conditioning = tuple[Tensor, Tensor]
 
 def run(teacher: Teacher, conditioning: Conditioning) -> Tensor:
     prompt_embeds_BTE, pooled_BP = conditioning
-    return teacher.forward(prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=teacher.noise([1, 2]))
+    return teacher.forward(
+        prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=teacher.noise([1, 2]), sigma_B=torch.ones(2)
+    )
 
 
 def num_hooks(teacher: Teacher) -> int:

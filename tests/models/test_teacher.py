@@ -75,7 +75,9 @@ def test_forward_is_one_step_of_the_pipeline(teacher_config: TeacherConfig, flux
     )
     ours, _ = observe(teacher.dit)
     with torch.no_grad():
-        velocity_BNC = teacher.forward(prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=latents_BNC)
+        velocity_BNC = teacher.forward(
+            prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=latents_BNC, sigma_B=torch.ones(2)
+        )
     assert theirs.pop("joint_attention_kwargs") == {}
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
@@ -92,27 +94,37 @@ def test_guidance_only_goes_to_a_dit_distilled_with_it(teacher: Teacher, teacher
         config = teacher_config.model_copy(update={"guidance": guidance})
         one = Teacher(dit, config=config, latent_scale=8)
         with torch.no_grad():
-            return one.forward(prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=one.noise(SEEDS))
+            return one.forward(
+                prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=one.noise(SEEDS), sigma_B=one.sigmas(SEEDS)
+            )
 
     assert torch.equal(velocity(schnell, 1.0), velocity(schnell, 4.0))
     assert not torch.equal(velocity(teacher.dit, 1.0), velocity(teacher.dit, 4.0))
 
 
-def test_sigma_sets_the_time_told_to_the_dit(teacher: Teacher, teacher_config: TeacherConfig) -> None:
-    config = teacher_config.model_copy(update={"sigma": 0.25})
+def test_each_seed_has_one_of_the_noise_levels_and_the_dit_is_told_it(
+    teacher: Teacher, teacher_config: TeacherConfig
+) -> None:
+    config = teacher_config.model_copy(update={"sigma": (0.25, 0.5)})
     prompt_embeds_BTE, pooled_BP = conditioning(teacher)
     seen, hook = observe(teacher.dit)
     with torch.no_grad():
         later = Teacher(teacher.dit, config=config, latent_scale=8)
-        later.forward(prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=later.noise(SEEDS))
+        later.forward(
+            prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=later.noise(SEEDS), sigma_B=later.sigmas(SEEDS)
+        )
     hook.remove()
-    assert seen["timestep"].tolist() == [0.25, 0.25]
+    assert seen["timestep"].tolist() == [(0.25, 0.5)[seed % 2] for seed in SEEDS]
+    assert later.sigmas([4, 5, 6, 7]).tolist() == [0.25, 0.5, 0.25, 0.5]
+    assert teacher.sigmas([4, 5]).tolist() == [1.0, 1.0]
 
 
 def test_any_number_of_text_tokens_and_gradients_to_the_conditioning(teacher: Teacher) -> None:
     prompt_embeds_BTE = torch.randn(1, 7, teacher.joint_dim, requires_grad=True)
     pooled_BP = torch.randn(1, teacher.pooled_dim, requires_grad=True)
-    velocity_BNC = teacher.forward(prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=teacher.noise([0]))
+    velocity_BNC = teacher.forward(
+        prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=teacher.noise([0]), sigma_B=torch.ones(1)
+    )
     velocity_BNC.square().sum().backward()
     assert velocity_BNC.shape == (1, 16, 64)
     for leaf in (prompt_embeds_BTE, pooled_BP):

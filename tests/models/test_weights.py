@@ -144,7 +144,7 @@ def test_file_and_unknown_miniature_are_refused(tmp_path):
     (tmp_path / "flux.safetensors").write_text("")
     with pytest.raises(WeightsError, match="is a file; give the folder"):
         locate(str(tmp_path / "flux.safetensors"))
-    with pytest.raises(WeightsError, match="no miniature model 'flix'"):
+    with pytest.raises(WeightsError, match="no miniature model 'mini:flix'"):
         locate("mini:flix")
 
 

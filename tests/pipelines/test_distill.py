@@ -15,17 +15,16 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
+from random_models import CAPTIONS, RANDOM
 
 from pipelines import RECIPES, distill
-from pipelines.demo import held_out_loss
-from pipelines.training_job import plan
+from pipelines.training_job import describe, plan
 from x2i_platform import fingerprint
 from x2i_platform.captions import Record
 from x2i_platform.errors import StoreError, TrainingError
 from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.schema import FEATURE_TABLES
 from x2i_platform.features.store import FeatureStore
-from x2i_platform.mini import captions_path
 from x2i_platform.recipes import load
 from x2i_platform.registry.models import resolve
 from x2i_platform.stages import build_stage
@@ -38,13 +37,15 @@ STORED = (
 )
 QUICK = (*STORED, "train.steps=12", "train.batch_size=4", "run.train.checkpoint_every=4", "run.train.log_every=2")
 
+WARM = "train.warm_start_steps=4"
+
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A store of 32 captions, filled without Ray."""
     folder = str(tmp_path_factory.mktemp("features") / "store")
-    recipe = load("mini", shipped=RECIPES, overrides=STORED)
-    captions = captions_path().read_text(encoding="utf-8").splitlines()[:32]
+    recipe = load(RANDOM, shipped=RECIPES, overrides=STORED)
+    captions = CAPTIONS[:32]
     features = FeatureStore.create(folder, fingerprint=fingerprint.features(recipe))
     plan_shards(features, (Record("captions", i, c) for i, c in enumerate(captions, start=1)), samples_per_shard=16)
     for table in FEATURE_TABLES:
@@ -66,23 +67,28 @@ def steps_logged(folder: Path, run_id: str, metric: str) -> list[int]:
 def test_a_training_is_registered_found_again_and_better_than_its_beginning(
     tmp_path: Path, store: str, ray_cluster: str
 ) -> None:
-    recipe = load("mini", shipped=RECIPES, overrides=[*QUICK, "run.train.workers=2", "train.ema=0.5"])
+    recipe = load(RANDOM, shipped=RECIPES, overrides=[*QUICK, "run.train.workers=2", "train.ema=0.5", WARM])
     job = plan(recipe, store=store)
+    assert (describe(job)["warm_start_steps"], describe(job)["steps"]) == (4, 12)
     destination = distill.Destination("tiny", f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "runs"))
-    seen: list[int] = []
-    report = distill.run(job, destination, address=ray_cluster, on_progress=lambda done, *_: seen.append(done))
+    seen: list[tuple[int, int]] = []
+    report = distill.run(job, destination, address=ray_cluster, on_progress=lambda *now: seen.append(now[:2]))
 
     assert report.model == "models:/tiny/1"
-    assert seen[-1] == 12
+    assert seen == sorted(seen), "the bar never goes back"
+    assert seen[-1] == (16, 16)
+    assert steps_logged(tmp_path, report.run_id, "warm_start/loss") == [2, 4]
     assert steps_logged(tmp_path, report.run_id, "loss") == [2, 4, 6, 8, 10, 12]
     assert steps_logged(tmp_path, report.run_id, "validation_kl_per_token") == [0, 4, 8, 12]
     folder = resolve("models:/tiny@candidate", tracking_uri=destination.tracking_uri)
     names = {path.name for path in folder.iterdir()}
     assert names == {"alignnet.safetensors", "config.json", "recipe.json", "README.md", "MLmodel"}
-    loss = held_out_loss(folder, store=store)
-    assert loss.trained < loss.untrained
+    assert "| Warm start | 4 steps" in (folder / "README.md").read_text(encoding="utf-8")
 
-    run = MlflowClient(destination.tracking_uri).get_run(report.run_id)
+    client = MlflowClient(destination.tracking_uri)
+    before, *_, after = client.get_metric_history(report.run_id, "validation_kl_per_token")
+    assert after.value < before.value
+    run = client.get_run(report.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["x2i.manifest"] == job.manifest_digest
     assert run.data.params["alignnet.fusion"] == "conv"
@@ -96,22 +102,25 @@ def test_a_training_is_registered_found_again_and_better_than_its_beginning(
 def test_a_store_that_cannot_be_trained_on_is_refused(tmp_path: Path, store: str) -> None:
     with pytest.raises(StoreError, match=r"teacher\.text_tokens|text_tokens: 64 in the store, 32 asked for"):
         plan(
-            load("mini", shipped=RECIPES, overrides=[*QUICK, "teacher.text_tokens=32", "mllm.max_tokens=32"]),
+            load(RANDOM, shipped=RECIPES, overrides=[*QUICK, "teacher.text_tokens=32", "mllm.max_tokens=32"]),
             store=store,
         )
     with pytest.raises(StoreError, match="holds no feature store"):
-        plan(load("mini", shipped=RECIPES), store=str(tmp_path))
-    recipe = load("mini", shipped=RECIPES)
+        plan(load(RANDOM, shipped=RECIPES), store=str(tmp_path))
+    recipe = load(RANDOM, shipped=RECIPES)
     FeatureStore.create(str(tmp_path / "empty"), fingerprint=fingerprint.features(recipe))
     with pytest.raises(TrainingError, match="no complete shard"):
         plan(recipe, store=str(tmp_path / "empty"))
 
 
-LONG = (*QUICK, "train.steps=40", "run.train.checkpoint_every=5", "run.train.log_every=1", "run.train.workers=2")
+LONG = (
+    *(*QUICK, "train.warm_start_steps=10", "train.steps=40"),
+    *("run.train.checkpoint_every=5", "run.train.log_every=1", "run.train.workers=2"),
+)
 
 
 def start(folder: Path, store: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from cli import main; main()", "train", "mini", "--json", "--store", store]
+    command = [sys.executable, "-c", "from cli import main; main()", "train", RANDOM, "--json", "--store", store]
     command += ["--tracking-uri", f"sqlite:///{folder / 'mlflow.db'}", "--runs", str(folder / "runs")]
     command += [part for override in LONG for part in ("--set", override)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -127,7 +136,7 @@ def wait_for(condition: Callable[[], bool], *, run: subprocess.Popen[bytes]) -> 
 
 
 def checkpoints(folder: Path) -> int:
-    return len(list((folder / "runs").glob("mini-*/checkpoint_*/state.json")))
+    return len(list((folder / "runs").glob("random-*/checkpoint_*/state.json")))
 
 
 @pytest.mark.slow
@@ -155,4 +164,5 @@ def test_a_killed_worker_and_a_killed_driver_continue_in_one_run(tmp_path: Path,
     experiment = client.get_experiment_by_name(distill.EXPERIMENT)
     assert experiment is not None
     assert [run.info.run_id for run in client.search_runs([experiment.experiment_id])] == [report["run_id"]]
+    assert Counter(steps_logged(tmp_path, report["run_id"], "warm_start/loss")) == Counter(range(1, 11))
     assert Counter(steps_logged(tmp_path, report["run_id"], "loss")) == Counter(range(1, 41))

@@ -31,6 +31,8 @@ from x2i_platform.config import Recipe
 from x2i_platform.distill.validation import attention_distance
 from x2i_platform.errors import ConfigError, StoreError
 from x2i_platform.evaluation.metrics import psnr
+from x2i_platform.mini.perturbations import PERTURBATIONS
+from x2i_platform.mini.suites import SUITES
 from x2i_platform.models.alignnet import Conditioning
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextEncoders
@@ -253,12 +255,59 @@ def test_a_gate_that_does_not_hold_leaves_the_report_and_no_champion(
     (found,) = [one for one in list_models(tracking_uri) if one.name == "too-few"]
     assert found.aliases == {"candidate": 1}
     client = MlflowClient(tracking_uri)
-    assert client.get_run(info.run_id).data.metrics["evaluation/english/held_out/prompt/accuracy"] == (
-        outcome.rows[0].accuracy
-    )
+    row, logged = outcome.rows[0], client.get_run(info.run_id).data.metrics
+    assert {name: value for name, value in logged.items() if name.startswith("evaluation/")} == {
+        f"evaluation/english/held_out/prompt/{name}": getattr(row, name)
+        for name in ("accuracy", "baseline_accuracy", "difference", "difference_low", "difference_high")
+    }
+    assert row.difference_low is not None and row.difference_low < -0.01
+    tags = client.get_model_version("too-few", "1").tags
+    assert (tags["x2i.gate"], tags["x2i.gate_reason"]) == ("failed", outcome.verdict.reason)
     files = {entry.path for entry in client.list_artifacts(info.run_id, "evaluation/report")}
     assert files >= {f"evaluation/report/{name}" for name in ("index.html", "report.json", "results.jsonl", "sheets")}
     assert publish(outcome, model=str(model), tracking_uri=tracking_uri) == {}
+
+
+def test_robustness_asks_both_sides_for_the_same_words_and_its_scenes_count_once(
+    model: Path, tmp_path: Path, recipe: Recipe
+) -> None:
+    asked = replace(SMALL, suites=("robustness",), cases=14)
+    assert all(task.prompt == task.english for task in plan(recipe, asked))
+    outcome, drawn = evaluate(model, tmp_path, asked)
+    assert drawn == 14
+    rows = outcome.rows
+    assert [row.category for row in rows if not row.composition] == ["all", *PERTURBATIONS]
+    assert {row.cases for row in rows if row.category in PERTURBATIONS} == {2}
+    results = report(tmp_path)["results"]
+    assert {(one["group"], one["seed"]) for one in results} == {
+        ("english-held_out-00000", 0),
+        ("english-held_out-00001", 1),
+    }
+    assert len({one["prompt"] for one in results}) == 14
+    assert {task.suite for task in plan(recipe, Options(cases=1))} == set(SUITES) - {"robustness"}
+
+
+def test_an_older_log_gets_its_compositions_from_the_tasks(model: Path, tmp_path: Path) -> None:
+    before, _ = evaluate(model, tmp_path, SMALL)
+    log = tmp_path / "results.jsonl"
+    header, *lines = log.read_text(encoding="utf-8").splitlines()
+    old = [{name: value for name, value in json.loads(line).items() if name != "composition"} for line in lines]
+    log.write_text("".join(f"{line}\n" for line in (header, *map(json.dumps, old))), encoding="utf-8")
+    after, drawn = evaluate(model, tmp_path, SMALL)
+    assert (drawn, after.rows) == (0, before.rows)
+    assert {result["composition"] for result in report(tmp_path)["results"]} == {"novel pair"}
+
+
+def test_the_gate_judges_the_states_that_the_recipe_draws_by(model: Path, tmp_path: Path) -> None:
+    chosen = student("student", model, recipe=None, overrides=[])
+    answering = override(chosen.recipe, ["generate.states=answer"])
+    both = replace(SMALL, states=("prompt", "answer"), max_drop=0.5)
+    assert [task.states for task in plan(chosen.recipe, both)] == ["prompt"] * 2 + ["answer"] * 2
+    assert [task.states for task in plan(answering, both)] == ["answer"] * 2 + ["prompt"] * 2
+    for options, judged in ((both, "answer"), (replace(SMALL, max_drop=0.5), None)):
+        outcome, _ = evaluate(model, tmp_path / str(judged), options, overrides=["generate.states=answer"])
+        assert outcome.verdict
+        assert outcome.verdict.states == judged
 
 
 @pytest.mark.parametrize(("max_drop", "code"), [("1", 0), ("0.01", 2)])
@@ -274,7 +323,7 @@ def test_the_command_makes_a_champion_or_ends_with_2(
     name = f"by-command-{code}"
     info = registered(model, name=name, tracking_uri=tracking_uri)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("X2I_CACHE", str(locate("mini:flux").parents[2]))
+    monkeypatch.setenv("X2I_CACHE", str(locate("mini:random-flux").parents[2]))
     words = ["--suite", "english", "--states", "prompt", "--cases", "2", "--report", "report", "--json"]
     argv = ["x2i-platform", "evaluate", f"models:/{name}@candidate", *words, "--tracking-uri", tracking_uri]
     monkeypatch.setattr(sys, "argv", [*argv, "--gate", f"max_drop={max_drop}"])
@@ -287,12 +336,18 @@ def test_the_command_makes_a_champion_or_ends_with_2(
     champion = {} if code else {"champion": f"models:/{name}/1"}
     assert said == {
         **{"report": "report/index.html", "cases": 4, "gate": said["gate"], "run": info.run_id},
-        **champion,
+        **{"figures": said["figures"], **champion},
     }
     errors = [line for line in printed.err.splitlines() if line.startswith("error:")]
     assert errors == ([f"error: gate: {said['gate']}"] if code else [])
     (found,) = [one for one in list_models(tracking_uri) if one.name == name]
     assert found.aliases == {"candidate": 1, **({} if code else {"champion": 1})}
     data = report(tmp_path / "report")
+    names = ["suite", "split", "states", "cases", "accuracy", "baseline_accuracy", "difference"]
+    names += ["difference_low", "difference_high", "psnr"]
+    rows = [row for row in data["rows"] if row["category"] == "all"]
+    assert said["figures"] == [{name: row[name] for name in names} for row in rows]
+    assert [(row["split"], row["cases"]) for row in said["figures"]] == [("held_out", 2), ("seen", 2)]
+    assert all(isinstance(value, float | int) for row in said["figures"] for value in list(row.values())[3:])
     assert data["curves"] == {"loss": {"kl_per_token": [[2, 0.5]]}}
     assert data["verdict"]["holds"] == (code == 0)

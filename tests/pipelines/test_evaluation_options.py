@@ -20,7 +20,7 @@ def read(**words: Any) -> Options:
 
 def test_no_words_ask_for_everything_and_no_gate() -> None:
     chosen = read()
-    assert chosen.suites == (), "all of them"
+    assert chosen.suites == (), "the default ones"
     assert chosen.states == ("prompt", "answer")
     assert chosen.splits == ("held_out", "seen")
     assert chosen.max_drop is None

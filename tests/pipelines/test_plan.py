@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from random_models import RANDOM
 
 from pipelines import RECIPES
 from pipelines.plan import GPUS, MFU, Plan, count_captions, plan_recipe, require_budget
@@ -138,7 +139,7 @@ def test_planning_loads_no_torch() -> None:
 
 
 def test_heads_of_alignnets_stack_share_the_mllms_width() -> None:
-    dims = alignnet_dims(load("mini", shipped=RECIPES, overrides=["alignnet.t5_layers=1", "alignnet.t5_heads=4"]))
+    dims = alignnet_dims(load(RANDOM, shipped=RECIPES, overrides=["alignnet.t5_layers=1", "alignnet.t5_heads=4"]))
     assert (dims.t5_heads, dims.t5_head_dim, dims.hidden_size) == (4, 16, 64)
     with pytest.raises(ConfigError, match=r"alignnet\.t5_heads = 3 doesn't divide the MLLM's hidden width 64"):
-        alignnet_dims(load("mini", shipped=RECIPES, overrides=["alignnet.t5_heads=3"]))
+        alignnet_dims(load(RANDOM, shipped=RECIPES, overrides=["alignnet.t5_heads=3"]))

@@ -16,13 +16,13 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from random_models import CAPTIONS, RANDOM
 
 from pipelines import RECIPES
 from pipelines.precompute import Captions, Report, estimate, run
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError, StoreError, WeightsError
 from x2i_platform.features.schema import FEATURE_TABLES
-from x2i_platform.mini import captions_path
 from x2i_platform.models.weights import locate
 from x2i_platform.recipes import load
 
@@ -31,7 +31,7 @@ SHARDS = 10
 
 
 def recipe(*overrides: str) -> Recipe:
-    return load("mini", shipped=RECIPES, overrides=[*SMALL, *overrides])
+    return load(RANDOM, shipped=RECIPES, overrides=[*SMALL, *overrides])
 
 
 def silent(done: int, total: int) -> None:
@@ -39,7 +39,7 @@ def silent(done: int, total: int) -> None:
 
 
 def first_captions(number: int) -> list[str]:
-    return captions_path().read_text(encoding="utf-8").splitlines()[:number]
+    return CAPTIONS[:number]
 
 
 def stored_ids(store: Path, table: str) -> list[str]:
@@ -99,9 +99,10 @@ def test_what_can_be_refused_is_refused_before_anything_is_written(tmp_path: Pat
     assert not store.exists()
 
 
+@pytest.mark.slow
 def test_what_an_actor_refuses_reaches_the_user(tmp_path: Path, ray_cluster: str) -> None:
     teacher = tmp_path / "flux"
-    shutil.copytree(locate("mini:flux"), teacher)
+    shutil.copytree(locate("mini:random-flux"), teacher)
     weights = teacher / "transformer" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5000])
     path = tmp_path / "captions.txt"
@@ -112,7 +113,7 @@ def test_what_an_actor_refuses_reaches_the_user(tmp_path: Path, ray_cluster: str
 
 
 def start(captions: Path, store: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", "from cli import main; main()", "precompute", "mini", "--json"]
+    command = [sys.executable, "-c", "from cli import main; main()", "precompute", RANDOM, "--json"]
     command += ["--captions", str(captions), "--store", str(store)]
     command += [part for override in SMALL for part in ("--set", override)]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from x2i_platform.errors import RegistryError
 from x2i_platform.registry.connection import connect
-from x2i_platform.registry.evaluations import learning_curves, log_evaluation, pin, promote
+from x2i_platform.registry.evaluations import learning_curves, log_evaluation, pin, record_gate
 from x2i_platform.registry.models import list_models, register
 from x2i_platform.registry.tracking import RunInfo, RunLogger, start_or_resume
 
@@ -116,11 +116,38 @@ def test_the_alias_moves_to_the_version_that_was_evaluated_whatever_was_trained_
     second = registered(tracking_uri, tmp_path / "second", value=2.0)
     folder = report(tmp_path / "report")
     assert log_evaluation(evaluated, folder=folder, metrics={METRIC: 1.0}, tracking_uri=tracking_uri) == first.run_id
-    assert promote(evaluated, tracking_uri=tracking_uri) == "models:/mini/1"
+    assert record_gate(evaluated, holds=True, reason="within", tracking_uri=tracking_uri) == "models:/mini/1"
     (model,) = list_models(tracking_uri)
     assert model.aliases == {"candidate": 2, "champion": 1}
     assert METRIC not in MlflowClient(tracking_uri).get_run(second.run_id).data.metrics
-    assert promote("models:/mini@candidate", tracking_uri=tracking_uri, alias="canary") == "models:/mini/2"
+
+
+def test_the_verdict_is_on_the_version_and_only_one_that_holds_makes_a_champion(
+    tracking_uri: str, tmp_path: Path
+) -> None:
+    for number in (1, 2):
+        registered(tracking_uri, tmp_path / str(number), value=number)
+
+    def verdicts() -> list[tuple[str | None, str | None]]:
+        versions = [MlflowClient(tracking_uri).get_model_version("mini", number) for number in ("1", "2")]
+        return [(version.tags.get("x2i.gate"), version.tags.get("x2i.gate_reason")) for version in versions]
+
+    def gate(number: int, *, holds: bool, reason: str) -> str | None:
+        return record_gate(f"models:/mini/{number}", holds=holds, reason=reason, tracking_uri=tracking_uri)
+
+    def champion() -> int | None:
+        [model] = list_models(tracking_uri)
+        return model.aliases.get("champion")
+
+    assert verdicts() == [(None, None)] * 2
+    assert gate(1, holds=False, reason="−9 points") is None
+    assert (verdicts(), champion()) == ([("failed", "−9 points"), (None, None)], None)
+    assert gate(2, holds=True, reason="+1 point") == "models:/mini/2"
+    assert (verdicts(), champion()) == ([("failed", "−9 points"), ("passed", "+1 point")], 2)
+    assert gate(1, holds=True, reason="0 points") == "models:/mini/1"
+    assert (verdicts(), champion()) == ([("passed", "0 points"), ("passed", "+1 point")], 1)
+    assert gate(2, holds=False, reason="−5 points") is None
+    assert (verdicts(), champion()) == ([("passed", "0 points"), ("failed", "−5 points")], 1)
 
 
 def test_learning_curves_are_the_losses_of_its_run_by_step(tracking_uri: str, tmp_path: Path) -> None:
@@ -140,7 +167,7 @@ def test_a_plain_folder_leaves_nothing_and_creates_nothing(tmp_path: Path) -> No
     (tmp_path / "report" / "mlflow.db").unlink()
     assert pin(folder, tracking_uri=uri) == folder
     assert log_evaluation(folder, folder=Path(folder), metrics={METRIC: 1.0}, tracking_uri=uri) is None
-    assert promote(folder, tracking_uri=uri) is None
+    assert record_gate(folder, holds=True, reason="", tracking_uri=uri) is None
     assert learning_curves(folder, tracking_uri=uri) == {}
     assert pin("models:/mini@candidate", tracking_uri=uri) == "models:/mini@candidate"
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
@@ -154,4 +181,4 @@ def test_a_version_that_is_not_there_is_named(tracking_uri: str, tmp_path: Path)
     with pytest.raises(RegistryError, match=r"no alias 'champion'; .*candidate"):
         pin("models:/mini@champion", tracking_uri=tracking_uri)
     with pytest.raises(RegistryError, match="no version 7"):
-        promote("models:/mini/7", tracking_uri=tracking_uri)
+        record_gate("models:/mini/7", holds=True, reason="", tracking_uri=tracking_uri)

@@ -61,6 +61,10 @@ def _answers(uri: str) -> bool:
         return False
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def run(uri: str, *, key: str = "fingerprint") -> RunInfo:
     return start_or_resume(tracking_uri=uri, experiment="e", run_name="r", key=key, params={}, tags={})
 
@@ -76,7 +80,7 @@ def test_a_registered_model_comes_back_whole_and_as_a_copy(tracking_uri, tmp_pat
     assert (version.name, version.version, version.uri) == ("mini", 1, "models:/mini/1")
     there = resolve("models:/mini@candidate", tracking_uri=tracking_uri)
     assert there == resolve("models:/mini/1", tracking_uri=tracking_uri)
-    assert there == resolve(f"runs:/{info.run_id}/model", tracking_uri=tracking_uri)
+    assert contents(there) == contents(resolve(f"runs:/{info.run_id}/model", tracking_uri=tracking_uri))
     assert there.is_relative_to(tmp_path / "cache")
     assert {entry.name for entry in there.iterdir()} >= {"alignnet.safetensors", "config.json", "README.md", "MLmodel"}
     assert np.array_equal(load_file(there / "alignnet.safetensors")["conv.weight"], np.ones((1, 5, 5, 5)))
@@ -141,6 +145,19 @@ def test_other_weights_of_one_run_leave_the_first_version_as_it_was(tracking_uri
     assert values == [1.0, 2.0, 2.0]
 
 
+def test_the_same_weights_with_another_recipe_are_not_mistaken_for_each_other(tracking_uri, tmp_path):
+    for number in (1, 2):
+        folder = saved(tmp_path / f"final {number}")
+        (folder / "recipe.json").write_text(f'{{"name": "recipe {number}"}}')
+        info = run(tracking_uri, key=f"fingerprint {number}")
+        publish(folder, info)
+        for uri in (f"models:/mini/{number}", f"runs:/{info.run_id}/model"):
+            found = resolve(uri, tracking_uri=tracking_uri)
+            assert (found / "recipe.json").read_text() == f'{{"name": "recipe {number}"}}'
+    first = resolve("models:/mini/1", tracking_uri=tracking_uri)
+    assert (first / "recipe.json").read_text() == '{"name": "recipe 1"}'
+
+
 def test_an_old_run_does_not_take_the_alias_back(tracking_uri, tmp_path):
     old, new = run(tracking_uri, key="old"), run(tracking_uri, key="new")
     publish(saved(tmp_path / "old"), old)
@@ -197,7 +214,7 @@ def test_a_server_keeps_models_like_a_file_does(server, tmp_path, capfd):
     version = publish(saved(tmp_path / "final"), info)
     assert publish(saved(tmp_path / "final"), info) == version
     there = resolve("models:/mini@candidate", tracking_uri=server)
-    assert there == resolve(f"runs:/{info.run_id}/model", tracking_uri=server)
+    assert contents(there) == contents(resolve(f"runs:/{info.run_id}/model", tracking_uri=server))
     assert load_file(there / "alignnet.safetensors")["conv.weight"].max() == 1.0
     with pytest.raises(RegistryError, match="did you mean 'mini'"):
         resolve("models:/mimi@candidate", tracking_uri=server)

@@ -238,6 +238,7 @@ def test_a_damaged_database_is_one_line(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_two_processes_may_create_the_same_database_quietly(tmp_path):
     code = f"from x2i_platform.registry.connection import connect; connect('sqlite:///{tmp_path}/new/mlflow.db')"
     racers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]

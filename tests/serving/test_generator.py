@@ -79,10 +79,12 @@ def test_a_prompt_too_long_for_the_model_is_the_users_mistake(generator: Generat
 
 
 def test_an_alignnet_made_for_other_models_is_refused(make_model: Callable[..., Path], mini_recipe: Recipe) -> None:
-    with pytest.raises(WeightsError, match=r"AlignNet reads 9 layers of width 64, MLLM 'mini:qwen2\.5-vl' gives 5"):
+    with pytest.raises(
+        WeightsError, match=r"AlignNet reads 9 layers of width 64, MLLM 'mini:random-qwen2\.5-vl' gives 5"
+    ):
         Generator.load(make_model(mini_recipe, num_layers=9))
     with pytest.raises(
-        WeightsError, match="AlignNet writes embeds of width 80 and 32, the DiT of 'mini:flux' reads 64"
+        WeightsError, match="AlignNet writes embeds of width 80 and 32, the DiT of 'mini:random-flux' reads 64"
     ):
         Generator.load(make_model(mini_recipe, prompt_dim=80))
 

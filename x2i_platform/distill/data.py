@@ -11,9 +11,9 @@ from __future__ import annotations
 import itertools
 import random
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from x2i_platform.config import Padding, TrainConfig
 from x2i_platform.errors import TrainingError
-from x2i_platform.features.reader import Sample, ShardReader, read_samples
+from x2i_platform.features.reader import Sample, ShardReader, TextSample, read_samples
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, sample_seed
 from x2i_platform.features.store import FeatureStore
 from x2i_platform.models.alignnet import pad_states
@@ -31,19 +31,14 @@ SHARDS_HELD = 2
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Samples side by side. Every sample keeps the same number of tokens, though not the same ones."""
+class StatesBatch:
+    """What AlignNet takes of some samples, side by side."""
 
     sample_ids: tuple[str, ...]
-    seeds: tuple[int, ...]
     states_BCSH: Tensor
     mask_BS: Tensor
-    text_idx_BT: Tensor
-    image_idx_BT: Tensor
-    targets_BTD: dict[str, Tensor]
-    """By tap name; text tokens before image tokens."""
 
-    def to(self, device: str) -> Batch:
+    def to(self, device: str) -> Self:
         """The batch with its tensors on a device; copies from pinned memory don't block."""
         moved: dict[str, Any] = {}
         for field in fields(self):
@@ -53,6 +48,19 @@ class Batch:
             elif isinstance(value, dict):
                 moved[field.name] = {key: tensor.to(device, non_blocking=True) for key, tensor in value.items()}
         return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Batch(StatesBatch):
+    """What distillation takes. Every sample keeps the same number of tokens, though not the same ones."""
+
+    seeds: tuple[int, ...]
+    text_idx_BT: Tensor
+    image_idx_BT: Tensor
+    targets_BTD: dict[str, Tensor]
+    """By tap name; text tokens before image tokens."""
+    canvas_BL: Tensor | None = None
+    """The latents that the teacher was shown, one row a sample; None where they were noise of the seeds."""
 
 
 @dataclass(frozen=True, order=True)
@@ -115,55 +123,76 @@ class StepSampler:
     """For each micro-batch of one worker, the places of its samples: `accumulation` of them an optimizer step."""
 
     def __init__(
-        self, places: Sequence[Place], *, config: TrainConfig, first_step: int, rank: int = 0, world: int = 1
+        self, places: Sequence[Place], *, config: TrainConfig, steps: range, rank: int = 0, world: int = 1
     ) -> None:
-        """Steps count from 0 and end at `config.steps`. Raises TrainingError if a batch can't be shared out evenly."""
+        """Steps count from 0. Raises TrainingError if a batch can't be shared out evenly."""
         self.parts = world * config.accumulation
         if config.batch_size % self.parts:
             raise TrainingError(
                 f"train.batch_size = {config.batch_size} can't be shared by {world} workers x {config.accumulation} "
                 f"accumulation steps; use a multiple of {self.parts}"
             )
-        self.places, self.config, self.first_step = places, config, first_step
+        self.places, self.config, self.steps = places, config, steps
         self.rank, self.world = rank, world
 
     def __iter__(self) -> Iterator[list[Place]]:
         """Lists of places; worker r of W takes the micro-batches r, r + W, r + 2W, ... of each step."""
         order = endless_order(self.places, seed=self.config.seed)
         size = self.config.batch_size // self.parts
-        for step in range(self.config.steps):
+        for step in range(self.steps.stop):
             whole = list(itertools.islice(order, self.config.batch_size))
-            if step < self.first_step:
+            if step not in self.steps:
                 continue
             for part in range(self.rank, self.parts, self.world):
                 yield whole[part * size : (part + 1) * size]
 
 
-class FeatureDataset(Dataset[Sample]):
-    """Samples by place, keeping the last few shards open."""
+AnySample_co = TypeVar("AnySample_co", covariant=True)
+
+
+class Reader(Protocol[AnySample_co]):
+    """One open shard."""
+
+    def sample(self, sample_id: str) -> AnySample_co:
+        """Decode one sample."""
+
+
+class ShardDataset(Dataset[AnySample_co]):
+    """Samples by place, keeping the last few shards open. A subclass names the tables that it reads, and no other."""
+
+    tables: ClassVar[tuple[str, ...]]
+    reader: ClassVar[Callable[..., Reader[Any]]]
+    """Opens a shard of a store, given its commit in each table by name."""
 
     def __init__(self, store_url: str) -> None:
         self.store_url = store_url
-        self._open: OrderedDict[int, ShardReader] = OrderedDict()
+        self._open: OrderedDict[int, Reader[AnySample_co]] = OrderedDict()
         self._store: FeatureStore | None = None
 
-    def __getitem__(self, place: Place) -> Sample:
+    def __getitem__(self, place: Place) -> AnySample_co:
         """Read one sample."""
         return self._shard(place.shard).sample(place.sample_id)
 
-    def _shard(self, shard: int) -> ShardReader:
+    def _shard(self, shard: int) -> Reader[AnySample_co]:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
         # Opened here and not in __init__: a loader process must have its own connections.
         self._store = self._store or FeatureStore.open(self.store_url)
-        mllm, targets = (self._store.commit_of(table, shard) for table in (MLLM, TARGETS))
-        if mllm is None or targets is None:
+        commits = {table: self._store.commit_of(table, shard) for table in self.tables}
+        if None in commits.values():
             raise TrainingError(f"shard {shard} of store '{self.store_url}' is not complete any more")
-        self._open[shard] = ShardReader(self._store, mllm=mllm, targets=targets)
+        self._open[shard] = self.reader(self._store, **commits)
         if len(self._open) > SHARDS_HELD:
             self._open.popitem(last=False)
         return self._open[shard]
+
+
+class FeatureDataset(ShardDataset[Sample]):
+    """Samples of distillation."""
+
+    tables = (MLLM, TARGETS)
+    reader = ShardReader
 
 
 @dataclass(frozen=True)
@@ -174,23 +203,33 @@ class Collate:
     text_tokens: int
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """One batch. Raises TrainingError for more MLLM tokens than the teacher has: taps would not match."""
-        longest = max(sample.states_CSH.shape[1] for sample in samples)
-        if self.padding != "none" and longest > self.text_tokens:
-            raise TrainingError(f"a caption of {longest} MLLM tokens; the teacher has {self.text_tokens} text tokens")
-        states_BCSH, mask_BS = pad_states(
-            [sample.states_CSH for sample in samples], text_tokens=self.text_tokens, padding=self.padding
-        )
+        """One batch. Raises TrainingError as `pad_samples` does."""
+        states = pad_samples(samples, padding=self.padding, text_tokens=self.text_tokens)
         taps = list(samples[0].targets)
         return Batch(
-            sample_ids=tuple(sample.sample_id for sample in samples),
+            **vars(states),
             seeds=tuple(sample.seed for sample in samples),
-            states_BCSH=states_BCSH,
-            mask_BS=mask_BS,
             text_idx_BT=torch.tensor([_indices(sample, "text_idx") for sample in samples], dtype=torch.long),
             image_idx_BT=torch.tensor([_indices(sample, "image_idx") for sample in samples], dtype=torch.long),
             targets_BTD={tap: torch.stack([s.targets[tap].values_TD for s in samples]) for tap in taps},
+            canvas_BL=_stacked([sample.canvas for sample in samples]),
         )
+
+
+def pad_samples(samples: Sequence[Sample] | Sequence[TextSample], *, padding: Padding, text_tokens: int) -> StatesBatch:
+    """States side by side. Raises TrainingError for more MLLM tokens than the teacher has: its own would not match."""
+    states = [sample.states_CSH for sample in samples]
+    longest = max(states_CSH.shape[1] for states_CSH in states)
+    if padding != "none" and longest > text_tokens:
+        raise TrainingError(f"a caption of {longest} MLLM tokens; the teacher has {text_tokens} text tokens")
+    padded = pad_states(states, text_tokens=text_tokens, padding=padding)
+    return StatesBatch(tuple(sample.sample_id for sample in samples), *padded)
+
+
+def _stacked(canvases: Sequence[Tensor | None]) -> Tensor | None:
+    """A recipe stores them for all samples or for none."""
+    there = [canvas for canvas in canvases if canvas is not None]
+    return torch.stack(there) if there else None
 
 
 def _indices(sample: Sample, name: str) -> list[int]:

@@ -1,7 +1,9 @@
 """The training loop of one worker: for each step, micro-batches forward and backward, update, log, save.
 
-Invariants: nothing is updated after a non-finite loss or gradient; log and save happen at fixed steps, so a resumed run
-does what an uninterrupted one would have done.
+A training is a warm start, where the recipe asks for one, and distillation: two phases of one loop.
+
+Invariants: nothing is updated after a non-finite loss or gradient; log and save happen at fixed steps of a phase, so a
+resumed run does what an uninterrupted one would have done; where a run stands follows from the number of updates.
 """
 
 from __future__ import annotations
@@ -9,8 +11,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,17 +22,20 @@ from torch.utils.data import DataLoader
 
 from x2i_platform.config import Recipe, TrainConfig
 from x2i_platform.distill.checkpoint import TrainingState
-from x2i_platform.distill.data import Batch, Collate, FeatureDataset, Place, StepSampler
+from x2i_platform.distill.data import Collate, FeatureDataset, Place, ShardDataset, StepSampler
 from x2i_platform.distill.losses import require_finite
 from x2i_platform.distill.step import StepResult, distill_step
 from x2i_platform.distill.strategy import Strategy, build_strategy
-from x2i_platform.distill.validation import shared_out, validation_losses
+from x2i_platform.distill.validation import shared_out
+from x2i_platform.distill.warm_start import TextCollate, TextDataset, spread_of, warm_start_rate, warm_start_step
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims
 from x2i_platform.models.teacher import Teacher
 
 Metrics = dict[str, float]
 MAX_VALIDATION_SAMPLES = 64
 """Held-out samples lie scattered over the shards, and each costs the reading of one."""
+SPREAD_SAMPLES = 64
+"""The first ones to train on give the variances by which the warm start weighs its errors."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,30 @@ class Hooks:
     """What the loop tells the world. Both are called on every worker; what they do on each is theirs to decide."""
 
     log: Callable[[int, Metrics], None]
+    """Takes a step of the phase."""
     save: Callable[[int, TrainingState, Metrics], None]
+    """Takes the number of updates, over both phases."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training: what it reads, its loss, its rate, the names of its metrics. Its steps count from 1."""
+
+    updates_before: int
+    steps: int
+    dataset: type[ShardDataset[Any]]
+    collate: Callable[[Sequence[Any]], Any]
+    step: Callable[..., StepResult]
+    """Takes the student and a `batch=`."""
+    rate: Callable[[int], float]
+    """Learning rate of a step, here counted from 0."""
+    figure: str
+    """What loss / num_tokens is called, and `validation_…` on captions never trained on."""
+    prefix: str = ""
+
+    def named(self, metrics: Metrics) -> Metrics:
+        """The metrics under names of this phase."""
+        return {f"{self.prefix}{name}": value for name, value in metrics.items()}
 
 
 class Trainer:
@@ -74,7 +103,6 @@ class Trainer:
             micro_batch=recipe.train.batch_size // (worker.world * recipe.train.accumulation),
         )
         self.ema: dict[str, Tensor] = {}
-        self.collate = Collate(recipe.alignnet.padding, text_tokens=recipe.teacher.text_tokens)
 
     def restore(self, state: TrainingState) -> None:
         """Continue from a checkpoint."""
@@ -83,74 +111,113 @@ class Trainer:
 
     def train(self, hooks: Hooks) -> None:
         """Run the steps that are left. Raises TrainingError for a loss or gradient that is not finite."""
+        for phase in self._phases():
+            self._run(phase, hooks=hooks)
+
+    def _phases(self) -> Iterator[Phase]:
+        if self.strategy.updates < self.recipe.train.warm_start_steps:
+            yield self._warm_start()
+        yield self._distillation()
+
+    def _warm_start(self) -> Phase:
+        config, dataset = self.recipe.train, TextDataset(self.data.store)
+        spread = spread_of(dataset[place].text for place in self.data.train[:SPREAD_SAMPLES])
+        return Phase(
+            updates_before=0,
+            steps=config.warm_start_steps,
+            dataset=TextDataset,
+            collate=TextCollate(self.recipe.alignnet.padding, text_tokens=self.recipe.teacher.text_tokens),
+            step=partial(warm_start_step, spread=spread),
+            rate=partial(warm_start_rate, config=config),
+            figure="loss",
+            prefix="warm_start/",
+        )
+
+    def _distillation(self) -> Phase:
+        config = self.recipe.train
+        return Phase(
+            updates_before=config.warm_start_steps,
+            steps=config.steps,
+            dataset=FeatureDataset,
+            collate=Collate(self.recipe.alignnet.padding, text_tokens=self.recipe.teacher.text_tokens),
+            step=partial(distill_step, teacher=self.teacher, config=config),
+            rate=partial(learning_rate, config=config),
+            figure="kl_per_token",
+        )
+
+    def _run(self, phase: Phase, *, hooks: Hooks) -> None:
         config, run = self.recipe.train, self.recipe.run.train
-        if self.strategy.updates == 0:
-            hooks.log(0, self.validate())
-        batches = iter(self._loader(first_step=self.strategy.updates))
-        meter = _Meter()
-        for done in range(self.strategy.updates + 1, config.steps + 1):
-            results = [self._forward_backward(next(batches)) for _ in range(config.accumulation)]
-            loss = self._mean_loss(results, step=done)
-            lr = learning_rate(done - 1, config=config)
+        begun = self.strategy.updates - phase.updates_before
+        if begun == 0:
+            hooks.log(0, self._validate(phase))
+        batches = iter(self._loader(phase, steps=range(begun, phase.steps)))
+        meter = _Meter(phase.figure)
+        for done in range(begun + 1, phase.steps + 1):
+            results = [self._forward_backward(phase, next(batches)) for _ in range(config.accumulation)]
+            loss = self._mean_loss(results, what=f"{phase.prefix}loss", step=done)
+            lr = phase.rate(done - 1)
             grad_norm = self.strategy.update(lr)
-            require_finite(torch.tensor(grad_norm), what="gradient norm", step=done)
+            require_finite(torch.tensor(grad_norm), what=f"{phase.prefix}gradient norm", step=done)
             self._average_weights()
             meter.count(loss, batch_size=config.batch_size)
-            saves = done % run.checkpoint_every == 0 or done == config.steps
+            saves = done % run.checkpoint_every == 0 or done == phase.steps
             if saves or done % run.log_every == 0:  # no mean spans a checkpoint: a resumed run logs the same
                 means = meter.flush(num_tokens=results[0].num_tokens)
-                hooks.log(done, {**means, "lr": lr, "grad_norm": grad_norm})
+                hooks.log(done, phase.named({**means, "lr": lr, "grad_norm": grad_norm}))
             if saves:
-                metrics = self.validate()
+                metrics = self._validate(phase)
                 hooks.log(done, metrics)
-                hooks.save(done, TrainingState(self.strategy.state(), self._ema_on_cpu()), metrics)
-                meter = _Meter()  # its clock leaves out validation and saving
+                state = TrainingState(self.strategy.state(), self._ema_on_cpu())
+                hooks.save(self.strategy.updates, state, metrics)
+                meter = _Meter(phase.figure)  # its clock leaves out validation and saving
 
-    def validate(self) -> Metrics:
-        """KL per token on captions never trained on; empty where the recipe holds none out."""
-        dataset = FeatureDataset(self.data.store)
-        places = self.data.held_out[:MAX_VALIDATION_SAMPLES]
+    @torch.no_grad()
+    def _validate(self, phase: Phase) -> Metrics:
+        """The phase's figure on captions never trained on; empty where the recipe holds none out."""
+        places, dataset = self.data.held_out[:MAX_VALIDATION_SAMPLES], phase.dataset(self.data.store)
+        if not places:
+            return {}
         mine, counted = shared_out(places, rank=self.worker.rank, world=self.worker.world)
-        batches = (self.collate([dataset[place]]).to(self.worker.device) for place in mine)
-        losses = validation_losses(self.strategy, teacher=self.teacher, batches=batches, config=self.recipe.train)
-        total = sum(losses[:counted])
-        return {"validation_kl_per_token": _sum_over_workers(total, self.worker) / len(places)} if places else {}
+        batches = (phase.collate([dataset[place]]).to(self.worker.device) for place in mine)
+        results = [phase.step(self.strategy, batch=batch) for batch in batches]
+        total = sum(float(result.loss) / result.num_tokens for result in results[:counted])
+        return phase.named({f"validation_{phase.figure}": _sum_over_workers(total, self.worker) / len(places)})
 
-    def _forward_backward(self, batch: Batch) -> StepResult:
-        batch = batch.to(self.worker.device)
-        result = distill_step(self.strategy, teacher=self.teacher, batch=batch, config=self.recipe.train)
+    def _forward_backward(self, phase: Phase, batch: Any) -> StepResult:
+        result = phase.step(self.strategy, batch=batch.to(self.worker.device))
         self.strategy.backward(result.loss)
         return replace(result, loss=result.loss.detach())
 
-    def _mean_loss(self, results: Sequence[StepResult], *, step: int) -> float:
+    def _mean_loss(self, results: Sequence[StepResult], *, what: str, step: int) -> float:
         """Over micro-batches and workers. Raises TrainingError on every worker alike: none is left waiting."""
         losses = torch.stack([result.loss for result in results]).tolist()  # the step's one wait for the device
         mean = _sum_over_workers(sum(losses), self.worker) / (len(losses) * self.worker.world)
         if not math.isfinite(mean):
             mine = [result.sample_ids for result, loss in zip(results, losses, strict=True) if not math.isfinite(loss)]
             suspects = itertools.chain(*itertools.chain(*_of_all_workers(mine, self.worker)))
-            require_finite(torch.tensor(mean), what=f"loss on samples {', '.join(suspects)}", step=step)
+            require_finite(torch.tensor(mean), what=f"{what} on samples {', '.join(suspects)}", step=step)
         return mean
 
-    def _loader(self, *, first_step: int) -> DataLoader[Any]:
+    def _loader(self, phase: Phase, *, steps: range) -> DataLoader[Any]:
         sampler = StepSampler(
             self.data.train,
             config=self.recipe.train,
-            first_step=first_step,
+            steps=steps,
             rank=self.worker.rank,
             world=self.worker.world,
         )
         return DataLoader(
-            FeatureDataset(self.data.store),
+            phase.dataset(self.data.store),
             batch_sampler=sampler,
-            collate_fn=self.collate,
+            collate_fn=phase.collate,
             num_workers=self.recipe.run.train.loader_workers,
             pin_memory=self.worker.device.startswith("cuda"),
         )
 
     def _average_weights(self) -> None:
+        """From distillation's first update on."""
         decay = self.recipe.train.ema
-        if not decay:
+        if not decay or self.strategy.updates <= self.recipe.train.warm_start_steps:
             return
         weights = self.strategy.weights()
         if not self.ema:
@@ -174,7 +241,8 @@ def learning_rate(step: int, *, config: TrainConfig) -> float:
 class _Meter:
     """Means since the last log."""
 
-    def __init__(self) -> None:
+    def __init__(self, figure: str) -> None:
+        self._figure = figure
         self._losses: list[float] = []
         self._samples = 0
         self._since = time.monotonic()
@@ -188,7 +256,7 @@ class _Meter:
         now = time.monotonic()
         rate = self._samples / (now - self._since)
         self._losses, self._samples, self._since = [], 0, now
-        return {"loss": loss, "kl_per_token": loss / num_tokens, "samples_per_s": rate}
+        return {"loss": loss, self._figure: loss / num_tokens, "samples_per_s": rate}
 
 
 def _sum_over_workers(value: float, worker: Worker) -> float:

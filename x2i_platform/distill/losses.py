@@ -77,8 +77,8 @@ def require_finite(value: Tensor, *, what: str, step: int) -> float:
     number = float(value.detach())
     if not math.isfinite(number):
         raise TrainingError(
-            f"step {step}: {what} is {number}; nothing was updated. Lower train.lr, use train.precision=float32, "
-            "or look for a damaged sample in the store"
+            f"step {step}: {what} is {number}; nothing was updated. Lower the learning rate, use "
+            "train.precision=float32, or look for a damaged sample in the store"
         )
     return number
 

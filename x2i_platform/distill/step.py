@@ -29,11 +29,12 @@ class StepResult:
     """Loss of one micro-batch, and what it is a mean of."""
 
     loss: Tensor
-    """The reference's loss: KL summed over taps, tokens and channels, divided by the batch; estimated from the tokens
-    kept so that its expectation is that of all tokens."""
+    """Distillation's is the reference's: KL summed over taps, tokens and channels, divided by the batch; estimated from
+    the tokens kept so that its expectation is that of all tokens."""
     sample_ids: tuple[str, ...]
     num_tokens: int
-    """Tokens, over all taps of one sample, that the loss stands for: loss / num_tokens is the KL per token."""
+    """Tokens, over all taps of one sample, that the loss stands for: loss / num_tokens is the KL per token. 1 where
+    the loss is a mean as it is."""
 
 
 def distill_step(student: Student, *, teacher: Teacher, batch: Batch, config: TrainConfig) -> StepResult:
@@ -44,7 +45,8 @@ def distill_step(student: Student, *, teacher: Teacher, batch: Batch, config: Tr
         teacher.forward(
             conditioning.prompt_embeds_BTE.to(dtype),
             pooled_BP=conditioning.pooled_BP.to(dtype),
-            latents_BNC=teacher.noise(batch.seeds),
+            latents_BNC=_canvas(batch, teacher=teacher),
+            sigma_B=teacher.sigmas(batch.seeds),
         )
     num_text = conditioning.prompt_embeds_BTE.shape[1]
     kept = {tap: _kept(tap, batch=batch, num_text=num_text) for tap in taken}
@@ -57,6 +59,12 @@ def distill_step(student: Student, *, teacher: Teacher, batch: Batch, config: Tr
         direction=config.direction,
     )
     return StepResult(loss, batch.sample_ids, sum(_stands_for(tap, teacher=teacher) for tap in taken))
+
+
+def _canvas(batch: Batch, *, teacher: Teacher) -> Tensor:
+    if batch.canvas_BL is None:
+        return teacher.noise(batch.seeds)
+    return batch.canvas_BL.view(len(batch.seeds), teacher.num_image_tokens, -1)
 
 
 def _kept(tap: str, *, batch: Batch, num_text: int) -> Tensor:

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from x2i_platform.config import TrainConfig
-from x2i_platform.distill.data import Batch, Place
+from x2i_platform.distill.data import Place
 from x2i_platform.distill.losses import attention_kl
-from x2i_platform.distill.step import Student, distill_step
 from x2i_platform.models.alignnet import Conditioning
 from x2i_platform.models.taps import attention_taps
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextConditioning
-
-
-@torch.no_grad()
-def validation_losses(
-    student: Student, *, teacher: Teacher, batches: Iterable[Batch], config: TrainConfig
-) -> list[float]:
-    """KL per token of each batch, in nats, averaged over taps and tokens."""
-    losses = []
-    for batch in batches:
-        result = distill_step(student, teacher=teacher, batch=batch, config=config)
-        losses.append(float(result.loss) / result.num_tokens)
-    return losses
 
 
 @torch.no_grad()
@@ -37,11 +24,17 @@ def attention_distance(
 
     Where the student has another number of text tokens than the teacher, only image tokens are compared.
     """
+    canvas_BNC = teacher.canvas(seeds, prompt_embeds_BTE=goal.prompt_embeds_BTE, pooled_BP=goal.pooled_BP)
     taken = []
     for prompt_embeds_BTE, pooled_BP in (student, (goal.prompt_embeds_BTE, goal.pooled_BP)):
         num_text = prompt_embeds_BTE.shape[1]
         with attention_taps(teacher.dit, teacher.tap_names) as outputs:
-            teacher.forward(prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=teacher.noise(seeds))
+            teacher.forward(
+                prompt_embeds_BTE,
+                pooled_BP=pooled_BP,
+                latents_BNC=canvas_BNC,
+                sigma_B=teacher.sigmas(seeds),
+            )
         taken.append({tap: _streams(output, tap=tap, num_text=num_text) for tap, output in outputs.items()})
     mine, theirs = taken
     pairs = [(mine[tap][stream], theirs[tap][stream]) for tap in mine for stream in mine[tap]]

@@ -11,7 +11,7 @@ import io
 import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,8 @@ MAX_FAILURES = 50
 THUMBNAIL = 256
 """Longer side in pixels above which an image is scaled down and stored as WebP, so that a page stays mailable."""
 PLOT_WIDTH = 200
+PERTURBED = "robustness"
+"""The suite whose categories are kinds of perturbation."""
 SPLITS = {"held_out": "held out", "seen": "seen in training", "all": ""}
 STATES = {"prompt": "states of the prompt", "answer": "states of the answer", "": ""}
 
@@ -46,6 +48,32 @@ class Interval:
     """Where the gate's limit lies; None outside of what it gates."""
     word: str
     """What the interval says in a word; it also is the colour's CSS class."""
+
+
+@dataclass(frozen=True)
+class Breakdown:
+    """One way to part suites: what its rows are by, what a reader should know, and which rows are of it."""
+
+    by: str
+    note: str
+    holds: Callable[[Row], bool]
+
+
+BREAKDOWNS = (
+    Breakdown("category", "", lambda row: row.suite != PERTURBED and row.category not in ("", ALL)),
+    Breakdown(
+        "perturbation",
+        "The same scenes in other words of the same meaning, from the same noise; both sides were told the same. "
+        "Compare each kind with the one that is unchanged.",
+        lambda row: row.suite == PERTURBED and row.category not in ("", ALL),
+    ),
+    Breakdown(
+        "composition",
+        "What is new in prompts that hold something no training has shown: a pair of colour and shape, a relation of "
+        "two shapes, or such a pair shown several times.",
+        lambda row: bool(row.composition),
+    ),
+)
 
 
 def render(report: Report, *, sheet_files: Sequence[str]) -> str:
@@ -64,7 +92,7 @@ def render(report: Report, *, sheet_files: Sequence[str]) -> str:
     page = environment.get_template("report.html.jinja").render(
         report=report,
         totals=totals,
-        parts=_parts(report.rows),
+        breakdowns=[(each, parts) for each in BREAKDOWNS if (parts := _parts(report.rows, breakdown=each))],
         headline=[row for row in totals if _is_gated(row, report.verdict)] or totals[:1],
         interval=lambda row: _interval(row, span=span, verdict=report.verdict),
         span=span,
@@ -101,10 +129,9 @@ def part_name(part: Row | Result) -> str:
     return ", ".join(filter(None, (part.suite, SPLITS[part.split], STATES[part.states])))
 
 
-def _parts(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """The rows of categories, suite by suite; a suite without categories has none."""
-    named = [row for row in rows if row.category != ALL]
-    return [(name, list(part)) for name, part in itertools.groupby(named, key=part_name)]
+def _parts(rows: Sequence[Row], *, breakdown: Breakdown) -> list[tuple[str, list[Row]]]:
+    """The rows of a breakdown, suite by suite; a suite that has none is left out."""
+    return [(name, list(part)) for name, part in itertools.groupby(filter(breakdown.holds, rows), key=part_name)]
 
 
 def _worst_first(results: Sequence[Result]) -> list[Result]:
@@ -120,7 +147,9 @@ def _worst_first(results: Sequence[Result]) -> list[Result]:
 
 
 def _is_gated(row: Row, verdict: GateVerdict | None) -> bool:
-    return verdict is not None and (row.suite, row.split, row.category) == (verdict.suite, verdict.split, ALL)
+    if verdict is None or verdict.states not in (None, row.states):
+        return False
+    return (row.suite, row.split, row.category) == (verdict.suite, verdict.split, ALL)
 
 
 def _span(rows: Sequence[Row], verdict: GateVerdict | None) -> float:

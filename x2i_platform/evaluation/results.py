@@ -55,6 +55,8 @@ class Result:
     group: str = ""
     """Cases of one group aren't independent and are resampled together. Empty: those of the same prompt are a group,
     so that several seeds of a prompt are. Where one text serves many pictures, name the picture here."""
+    composition: str = ""
+    """What is novel in a case that no training has shown; empty where nothing is, or nobody says so."""
 
 
 _RESULT = TypeAdapter(Result)

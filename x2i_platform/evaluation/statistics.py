@@ -29,13 +29,15 @@ _STATES = ("prompt", "answer", "")
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of one suite, or of one category of it. None: nothing there to take the figure from."""
+    """The figures of a suite, or of a category or composition of it. None: nothing there to take the figure from."""
 
     suite: str
     split: str
     states: str
     category: str
-    """`all`, or one category."""
+    """`all`, or one category; empty in a row of a composition."""
+    composition: str
+    """One composition; empty in other rows."""
     cases: int
     pairs: int
     """Cases judged for both the student and the baseline: those the difference is taken over."""
@@ -67,6 +69,8 @@ class GateVerdict:
     suite: str
     split: str
     max_drop: float
+    states: str | None = None
+    """The one kind that was judged; None: every kind there is."""
 
 
 def wilson_interval(right: int, *, cases: int) -> tuple[float, float]:
@@ -104,9 +108,9 @@ def paired_interval(differences: Sequence[int], *, groups: Sequence[str]) -> tup
 
 
 def summarise(results: Mapping[str, Result] | Iterable[Result]) -> list[Row]:
-    """A row for each suite, split and kind of states, followed by one for each of its categories, if it has any.
+    """A row for each suite, split and kind of states, followed by one for each of its categories and compositions.
 
-    Suites come in the order of their first results, held-out cases before seen ones, categories by name.
+    Suites, categories and compositions come in the order of their first results, held-out cases before seen ones.
     """
     cases = list(results.values() if isinstance(results, Mapping) else results)
     parts: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
@@ -134,12 +138,11 @@ def gate(
     if not gated:
         there = ", ".join(dict.fromkeys(f"{row.suite} ({row.split})" for row in rows)) or "nothing"
         reason = f"{suite} ({split}) was not evaluated; there is {there}"
-        return GateVerdict(False, reason, suite, split, max_drop)
+        return GateVerdict(False, reason, suite, split, max_drop, states)
     verdicts = [_row_verdict(row, max_drop) for row in gated]
     decisive = [verdict for verdict in verdicts if not verdict[0]] or verdicts
-    return GateVerdict(
-        all(holds for holds, _ in verdicts), "; ".join(why for _, why in decisive), suite, split, max_drop
-    )
+    reason = "; ".join(why for _, why in decisive)
+    return GateVerdict(all(holds for holds, _ in verdicts), reason, suite, split, max_drop, states)
 
 
 def _row_verdict(row: Row, max_drop: float) -> tuple[bool, str]:
@@ -161,15 +164,20 @@ def _row_verdict(row: Row, max_drop: float) -> tuple[bool, str]:
 
 def _part_rows(cases: Sequence[Result]) -> list[Row]:
     categories: dict[str, list[Result]] = defaultdict(list)
+    compositions: dict[str, list[Result]] = defaultdict(list)
     for case in cases:
         categories[case.category].append(case)
+        compositions[case.composition].append(case)
     if ALL in categories:
         raise ValueError(f"suite '{cases[0].suite}': a category can't be called '{ALL}', which names the sum of them")
-    named = sorted(name for name in categories if name)
-    return [_row(cases, ALL), *(_row(categories[name], name) for name in named)]
+    return [
+        _row(cases, category=ALL),
+        *(_row(part, category=name) for name, part in categories.items() if name),
+        *(_row(part, composition=name) for name, part in compositions.items() if name),
+    ]
 
 
-def _row(cases: Sequence[Result], category: str) -> Row:
+def _row(cases: Sequence[Result], *, category: str = "", composition: str = "") -> Row:
     right = [case.right for case in cases if case.right is not None]
     baseline = [case.baseline_right for case in cases if case.baseline_right is not None]
     pairs = [case for case in cases if case.right is not None and case.baseline_right is not None]
@@ -181,6 +189,7 @@ def _row(cases: Sequence[Result], category: str) -> Row:
         split=cases[0].split,
         states=cases[0].states,
         category=category,
+        composition=composition,
         cases=len(cases),
         pairs=len(pairs),
         accuracy=_mean(right),

@@ -37,6 +37,8 @@ class Sample:
     seed: int
     targets: dict[str, Target]
     """By tap name."""
+    canvas: Tensor | None = None
+    """The latents that the teacher was shown, in one row; None where they were noise of this seed."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,15 @@ class TextRow:
 
     prompt_embeds_TE: Tensor
     pooled_P: Tensor
+
+
+@dataclass(frozen=True)
+class TextSample:
+    """What the warm start needs of one caption."""
+
+    sample_id: str
+    states_CSH: Tensor
+    text: TextRow
 
 
 def read_table(store: FeatureStore, commit: Commit) -> pa.Table:
@@ -75,35 +86,71 @@ def read_samples(store: FeatureStore, commit: Commit) -> list[dict[str, Any]]:
 
 def read_text(store: FeatureStore, commit: Commit) -> dict[str, TextRow]:
     """T5 and CLIP outputs of a shard by sample id."""
-    return {row["sample_id"]: TextRow(_tensor(row), _pooled(row)) for row in read_table(store, commit).to_pylist()}
+    return {row["sample_id"]: _text(row) for row in read_table(store, commit).to_pylist()}
+
+
+def read_answers(store: FeatureStore, commit: Commit) -> dict[str, str | None]:
+    """By sample id what the MLLM answered to the captions of a shard of table `mllm`; None where it was not asked."""
+    table = read_table(store, commit)
+    return dict(zip(table.column("sample_id").to_pylist(), table.column("answer").to_pylist(), strict=True))
 
 
 class ShardReader:
-    """One shard of the feature tables; rows stay encoded until a sample is asked for."""
+    """One shard of tables `mllm` and `targets`; rows stay encoded until a sample is asked for."""
 
     def __init__(self, store: FeatureStore, *, mllm: Commit, targets: Commit) -> None:
-        self._mllm = read_table(store, mllm)
+        self._mllm = _Rows(read_table(store, mllm))
         self._targets = read_table(store, targets)
-        self._mllm_row = {sample: i for i, sample in enumerate(self._mllm.column("sample_id").to_pylist())}
         self._target_rows: dict[str, list[int]] = {}
         for i, sample in enumerate(self._targets.column("sample_id").to_pylist()):
             self._target_rows.setdefault(sample, []).append(i)
 
     def sample(self, sample_id: str) -> Sample:
         """Decode one sample, which both tables must hold."""
-        states = self._mllm.slice(self._mllm_row[sample_id], 1).to_pylist()[0]
         rows = self._target_rows[sample_id]
         taps = self._targets.slice(rows[0], len(rows)).to_pylist()
         return Sample(
             sample_id=sample_id,
-            states_CSH=_tensor(states),
+            states_CSH=_tensor(self._mllm[sample_id]),
             seed=taps[0]["seed"],
             targets={row["tap"]: Target(tuple(row["text_idx"]), tuple(row["image_idx"]), _tensor(row)) for row in taps},
+            canvas=_canvas(taps[0].get("canvas")),
         )
+
+
+class TextShardReader:
+    """One shard of tables `mllm` and `text`; rows stay encoded until a sample is asked for."""
+
+    def __init__(self, store: FeatureStore, *, mllm: Commit, text: Commit) -> None:
+        self._mllm, self._text = (_Rows(read_table(store, commit)) for commit in (mllm, text))
+
+    def sample(self, sample_id: str) -> TextSample:
+        """Decode one sample, which both tables must hold."""
+        return TextSample(sample_id, _tensor(self._mllm[sample_id]), _text(self._text[sample_id]))
+
+
+class _Rows:
+    """A table of one row a sample, by sample id."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self._place = {sample: i for i, sample in enumerate(table.column("sample_id").to_pylist())}
+
+    def __getitem__(self, sample_id: str) -> dict[str, Any]:
+        row: dict[str, Any] = self._table.slice(self._place[sample_id], 1).to_pylist()[0]
+        return row
+
+
+def _text(row: dict[str, Any]) -> TextRow:
+    return TextRow(_tensor(row), _pooled(row))
 
 
 def _tensor(row: dict[str, Any]) -> Tensor:
     return decode(Blob(row["dtype"], tuple(row["shape"]), row["codec"], row["data"], row.get("scale")))
+
+
+def _canvas(data: bytes | None) -> Tensor | None:
+    return None if data is None else decode(Blob("float16", (len(data) // 2,), "shuffle", data))
 
 
 def _pooled(row: dict[str, Any]) -> Tensor:

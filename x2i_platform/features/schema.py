@@ -7,6 +7,13 @@
 | `mllm` | a caption's MLLM hidden states | `(C, S, H)`: layers + 1, valid tokens, width |
 | `targets` | one tap of a caption's teacher | `(tokens kept, D)`, z-scored over D |
 
+Some recipes ask for more columns, `OPTIONAL` has them; the files of all others are as if there were none:
+
+- `mllm.states` other than `prompt`: table `mllm` has each sample's `caption` and, where the states are those of the
+  MLLM's answer to it, that `answer`. The teacher of such a sample reads the answer in place of the caption.
+- `teacher.canvas: estimate`: the first tap's row of a sample has the latents that the DiT was shown, in `canvas`:
+  `(image tokens, C)` in float16, encoded like `data`.
+
 Rows of `targets` stay below 32 MB even at FLUX.1 size with every token kept, because each tap has its own row.
 """
 
@@ -18,6 +25,8 @@ import pyarrow as pa
 
 SAMPLES, TEXT, MLLM, TARGETS = "samples", "text", "mllm", "targets"
 FEATURE_TABLES = (TEXT, MLLM, TARGETS)
+STAGE_ORDER = (MLLM, TEXT, TARGETS)
+"""The teacher of an answer reads it, so the MLLM comes first."""
 FORMAT = 1
 
 _SAMPLE_ID = pa.field("sample_id", pa.string(), nullable=False)
@@ -53,7 +62,17 @@ SCHEMAS = {
     ),
 }
 
-BLOB_COLUMNS = ("data", "pooled", "scale")
+OPTIONAL = {
+    MLLM: [pa.field("caption", pa.string(), nullable=False), pa.field("answer", pa.string())],
+    TARGETS: [pa.field("canvas", pa.large_binary())],
+}
+
+BLOB_COLUMNS = ("data", "pooled", "scale", "canvas")
+
+
+def schema_of(table: str, *, optional: bool = False) -> pa.Schema:
+    """The columns of a table's files, its optional ones after the others."""
+    return pa.schema([*SCHEMAS[table], *(OPTIONAL[table] if optional else ())])
 
 
 def sample_id(caption: str) -> str:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from x2i_platform.features.codec import Blob
 from x2i_platform.features.files import Files, explained
-from x2i_platform.features.schema import BLOB_COLUMNS, SCHEMAS, ids_digest
+from x2i_platform.features.schema import BLOB_COLUMNS, ids_digest, schema_of
 from x2i_platform.features.store import Commit, FeatureStore
 
 ROW_GROUP_BYTES = 64 * 1024**2
@@ -55,19 +55,22 @@ class ShardWriter:
     def flush(self) -> None:
         """Write the buffered rows as one row group."""
         if self._rows:
-            rows = pa.Table.from_pylist(self._rows, schema=SCHEMAS[self.table])
+            rows = pa.Table.from_pylist(self._rows, schema=self._parquet.schema)
             with explained("write", f"shard {self.shard} of table {self.table}"):
                 self._parquet.write_table(rows)
         self._rows, self._buffered = [], 0
 
 
 @contextmanager
-def open_shard(store: FeatureStore, *, table: str, shard: int) -> Iterator[ShardWriter]:
-    """Write a shard; it is committed when the block ends without an error and vanishes when it doesn't."""
+def open_shard(store: FeatureStore, *, table: str, shard: int, optional: bool = False) -> Iterator[ShardWriter]:
+    """Write a shard; it is committed when the block ends without an error and vanishes when it doesn't.
+
+    `optional` adds the table's optional columns.
+    """
     started = time.monotonic()
     files = store.files
     with files.scratch_file(".parquet") as scratch:
-        with _parquet_writer(scratch, table=table) as parquet:
+        with _parquet_writer(scratch, schema=schema_of(table, optional=optional)) as parquet:
             writer = ShardWriter(table=table, shard=shard, parquet=parquet)
             yield writer
             writer.flush()
@@ -114,8 +117,7 @@ def _publish(files: Files, scratch: Path, *, commit: Commit, quarantined: Sequen
 
 
 @contextmanager
-def _parquet_writer(path: Path, *, table: str) -> Iterator[pq.ParquetWriter]:
-    schema = SCHEMAS[table]
+def _parquet_writer(path: Path, *, schema: pa.Schema) -> Iterator[pq.ParquetWriter]:
     plain = [name for name in schema.names if name not in BLOB_COLUMNS]
     parquet = pq.ParquetWriter(
         path,

@@ -1,61 +1,91 @@
-"""`python -m x2i_platform.mini.build [PART...] --folder DIR`: train the miniature models, or continue to."""
+"""`python -m x2i_platform.mini.build [PART...] --folder DIR`: train the miniature models, or go on, and pack them.
+
+AlignNet isn't among them: it is trained on these by the platform's own commands, see `benchmarks/ship_alignnet.py`.
+"""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-def vae(folder: Path) -> None:
+    from x2i_platform.mini.training.dit import TeacherParts
+
+Part = Callable[[Path], object]
+"""Trains in a folder, or goes on there, after the parts it needs."""
+
+
+def vae(folder: Path) -> AutoencoderKL:
     """Pictures to latents and back."""
     from x2i_platform.mini.training.vae import build
 
-    build(folder / "vae")
+    return build(folder / "vae")
 
 
-def teacher(folder: Path) -> None:
-    """T5, CLIP and the DiT; after the VAE."""
-    from x2i_platform.mini.training import dit
-    from x2i_platform.mini.training import vae as vae_part
+def teacher(folder: Path) -> tuple[AutoencoderKL, TeacherParts]:
+    """The VAE; T5; then CLIP and the DiT."""
+    from x2i_platform.mini.training import dit, text
 
-    dit.build(folder / "dit", vae=vae_part.build(folder / "vae"))
+    autoencoder, parts = vae(folder), dit.TeacherParts()
+    parts.t5 = text.build(folder / "text", config=parts.t5.config, tokenizer=parts.t5_words)
+    dit.build(parts, vae=autoencoder, folder=folder / "dit")
+    return autoencoder, parts
 
 
-def language(folder: Path) -> None:
+def language(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer]:
     """The MLLM's language model."""
     from x2i_platform.mini.training.language import build
 
-    build(folder / "language")
+    return build(folder / "language")
 
 
-def vision(folder: Path) -> None:
-    """The MLLM's vision tower, then videos; after the language model."""
-    from x2i_platform.mini.training import language as language_part
+def vision(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer]:
+    """The language model; the MLLM's vision tower; then videos."""
     from x2i_platform.mini.training import video as video_part
     from x2i_platform.mini.training import vision as vision_part
 
-    model, tokenizer = language_part.build(folder / "language")
+    model, tokenizer = language(folder)
     vision_part.pretrain_tower(model, folder=folder / "tower")
     vision_part.build(model, tokenizer, folder=folder / "vision")
     video_part.build(model, tokenizer, folder=folder / "video")
+    return model, tokenizer
 
 
-PARTS = {part.__name__: part for part in (vae, teacher, language, vision)}
+def pack(folder: Path) -> None:
+    """All of them, as they ship; what isn't finished is trained to its end first."""
+    from x2i_platform.mini import captions_path
+    from x2i_platform.mini.checkpoints import trained_folder
+    from x2i_platform.mini.training import pack as packing
+
+    autoencoder, parts = teacher(folder)
+    packing.write_flux(trained_folder(), autoencoder=autoencoder, parts=parts)
+    model, tokenizer = vision(folder)
+    packing.write_qwen(trained_folder(), model=model, tokenizer=tokenizer)
+    packing.write_captions(captions_path())
+    packing.write_manifest(trained_folder(), logs=folder)
 
 
-def main() -> None:
-    """Run the parts asked for, in their order."""
+PARTS: Mapping[str, Part] = {part.__name__: part for part in (vae, teacher, language, vision, pack)}
+
+
+def main(arguments: Sequence[str] | None = None, *, parts: Mapping[str, Part] = PARTS) -> None:
+    """Run the parts asked for, in their order; the arguments are the command line's unless given."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], metavar="PART", help=f"of {', '.join(PARTS)}; all")
+    parser.add_argument("parts", nargs="*", choices=[[], *parts], metavar="PART", help=f"of {', '.join(parts)}; all")
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and logs are kept")
     parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    for name, part in PARTS.items():
-        if name in (arguments.parts or PARTS):
-            part(arguments.folder)
+    asked = parser.parse_args(arguments)
+    torch.set_num_threads(asked.threads)
+    for name, part in parts.items():
+        if name in (asked.parts or parts):
+            part(asked.folder)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Builds the miniature models, once, into a cache folder from which they load like any downloaded checkpoint.
+"""The folders of the miniature models: the trained ones ship with the package, the random ones are built once.
 
-Invariants: the same code, captions and library versions write the same bytes in every process; a folder appears whole
-or not at all, whoever else builds at the same time; nothing is downloaded.
+Invariants: the same code, captions and library versions build the same bytes in every process; a built folder appears
+whole or not at all, whoever else builds at the same time; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -17,20 +17,42 @@ from pathlib import Path
 
 from x2i_platform.config import REFERENCE_TEMPLATE
 from x2i_platform.errors import WeightsError
-from x2i_platform.mini import captions_path
 
-NAMES = ("flux", "qwen2.5-vl")
+TRAINED = ("flux", "qwen2.5-vl", "alignnet")
+"""Shipped in `weights/`: `mini.build` writes the first two, `benchmarks/ship_alignnet.py` the third."""
+MANIFEST = "manifest.json"
+RANDOM = ("random-flux", "random-qwen2.5-vl")
+RANDOM_CAPTIONS = Path(__file__).parent / "random" / "captions.txt"
+"""What the random models' tokenizers learn from; apart from the trained ones' captions, so that they never change."""
 LIBRARIES = ("diffusers", "safetensors", "tokenizers", "torch", "transformers")
 
 
-def build(name: str) -> Path:
-    """The folder of miniature `name` (`flux` or `qwen2.5-vl`), built in seconds on first use.
+def folder_of(name: str) -> Path:
+    """The folder of miniature `name`, without its `mini:`. A random one is built in seconds on first use.
 
     It lies in `$X2I_CACHE` or `~/.cache/x2i-platform`, under a digest of all that decides its content. Raises
     WeightsError for an unknown name or a cache folder that can't be written.
     """
-    if name not in NAMES:
-        raise WeightsError(f"no miniature model {name!r}; there are {', '.join(f'mini:{known}' for known in NAMES)}")
+    if name in TRAINED:
+        return trained_folder() / name
+    if name in RANDOM:
+        return _built(name)
+    known = ", ".join(f"mini:{each}" for each in (*TRAINED, *RANDOM))
+    raise WeightsError(f"no miniature model 'mini:{name}'; there are {known}")
+
+
+def trained_folder() -> Path:
+    """Where the trained miniatures and their manifest ship."""
+    return Path(__file__).with_name("weights")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every weights file below a folder, by its path there."""
+    weights = sorted(folder.rglob("*.safetensors"))
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in weights}
+
+
+def _built(name: str) -> Path:
     folder = cache_folder() / "mini" / _digest() / name
     if folder.is_dir():
         return folder
@@ -66,14 +88,14 @@ def _write(name: str, *, folder: Path) -> None:
     from x2i_platform.models.torchvision_schemas import define_missing_schemas
 
     define_missing_schemas()
-    captions = captions_path().read_text("utf-8").splitlines()
+    captions = RANDOM_CAPTIONS.read_text("utf-8").splitlines()
     with _no_progress_bars():
-        if name == "flux":
-            from x2i_platform.mini import flux
+        if name == "random-flux":
+            from x2i_platform.mini.random import flux
 
             flux.write(folder, captions=captions)
         else:
-            from x2i_platform.mini import qwen
+            from x2i_platform.mini.random import qwen
 
             qwen.write(folder, captions=captions)
 
@@ -93,11 +115,12 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def _digest() -> str:
-    """Of this package's files (builders, captions, chat template), the prompt template, and the libraries' versions."""
+    """Of the builders, the captions, the chat template, the prompt template, and the libraries' versions."""
     total = hashlib.sha256(REFERENCE_TEMPLATE.encode())
     for library in LIBRARIES:
         total.update(f"{library} {version(library)}\n".encode())
-    sources = [path for path in Path(__file__).parent.iterdir() if path.suffix in {".py", ".txt", ".jinja"}]
-    for path in sorted(sources):
+    here = Path(__file__).parent
+    sources = [here / name for name in ("chat_template.jinja", "processors.py", "vocabularies.py")]
+    for path in (RANDOM_CAPTIONS, *sources, *sorted((here / "random").glob("*.py"))):
         total.update(path.name.encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()[:16]

@@ -17,6 +17,7 @@ Colour = Literal["red", "orange", "yellow", "green", "blue", "purple", "pink", "
 Size = Literal["small", "medium", "large"]
 Relation = Literal["left of", "right of", "above", "below"]
 Category = Literal["single", "colour", "count", "position", "binding"]
+Composition = Literal["novel pair", "novel relation", "novel count"]
 
 SHAPES: tuple[Shape, ...] = get_args(Shape)
 COLOURS: tuple[Colour, ...] = get_args(Colour)
@@ -122,6 +123,20 @@ def plainest(scene: Scene) -> Scene:
 def is_relation_held_out(first: Shape, relation: Relation, second: Shape) -> bool:
     """Whether an arrangement, or the same one told from the second shape, is held out."""
     return (first, relation, second) in HELD_OUT_RELATIONS or (second, CONVERSE[relation], first) in HELD_OUT_RELATIONS
+
+
+def composition(scene: Scene) -> Composition:
+    """What no training has shown of a held-out scene, as MOSAIC names it.
+
+    An arrangement of two shapes comes first, whatever their colours; a colour and shape shown several times is a novel
+    count, and any other a novel pair.
+    """
+    assert scene.is_held_out
+    if scene.count > 1:
+        return "novel count"
+    if scene.second and scene.relation and is_relation_held_out(scene.first.shape, scene.relation, scene.second.shape):
+        return "novel relation"
+    return "novel pair"
 
 
 def scenes(

@@ -75,6 +75,15 @@ TEACHERS: Mapping[str, TeacherEntry] = {
         ),
         TeacherEntry(
             model="mini:flux",
+            dit=DiTDims(2, 4, inner_dim=128, joint_dim=128, pooled_dim=64, guidance_embeds=False),
+            t5=T5Dims(num_layers=3, d_model=128, d_ff=256, attention_dim=128),
+            dit_parameters=2_316_864,
+            t5_parameters=525_824,
+            clip_parameters=197_760,
+            vae_parameters=721_331,
+        ),
+        TeacherEntry(
+            model="mini:random-flux",
             dit=DiTDims(num_double=2, num_single=3, inner_dim=96, joint_dim=64, pooled_dim=32),
             t5=T5Dims(num_layers=2, d_model=64, d_ff=128, attention_dim=64),
             dit_parameters=1_205_296,
@@ -123,6 +132,13 @@ MLLMS: Mapping[str, MLLMEntry] = {
         ),
         MLLMEntry(
             model="mini:qwen2.5-vl",
+            family="qwen2_5_vl",
+            dims=MLLMDims(4, 128, 4, 2, 32, 384),
+            parameters=2_008_832,
+            lm_head_parameters=173_440,
+        ),
+        MLLMEntry(
+            model="mini:random-qwen2.5-vl",
             family="qwen2_5_vl",
             dims=MLLMDims(4, 64, 4, 2, 16, 128),
             parameters=298_080,

@@ -52,6 +52,12 @@ def mllm_prefill(dims: MLLMDims, *, tokens: int) -> int:
     return dims.num_layers * (tokens * (projections + gated_mlp) + _attention(tokens, width=width))
 
 
+def mllm_answer(dims: MLLMDims, *, prompt_tokens: int, answer_tokens: int) -> int:
+    """The MLLM answering one prompt token by token, and once more over prompt and answer for the hidden states; without
+    its LM head, as `mllm_prefill`."""
+    return 2 * mllm_prefill(dims, tokens=prompt_tokens + answer_tokens)
+
+
 def alignnet(config: AlignNetConfig, *, mllm: MLLMDims, dit: DiTDims, tokens: int) -> int:
     """AlignNet's forward on one sample of `tokens` tokens, padding included; its backward, to weights, costs twice that
     (less the first layer's gradient to its input)."""

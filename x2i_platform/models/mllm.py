@@ -35,6 +35,17 @@ class PromptTooLong(InputError):  # noqa: N818
 
 
 @dataclass(frozen=True)
+class Answer:
+    """What the model said to a prompt."""
+
+    text: str
+    states_CSH: Tensor
+    """Hidden states of the answer's tokens, the one that ends it included."""
+    ended: bool
+    """False where `answer_tokens` cut it off."""
+
+
+@dataclass(frozen=True)
 class Family:
     """What is particular to feeding one family of models."""
 
@@ -99,27 +110,34 @@ class MLLM:
     ) -> list[Tensor]:
         """Hidden states `(C, S, H)` of each prompt, in the model's dtype on its device. Raises PromptTooLong.
 
-        With states `answer`, the model answers first, always with its likeliest token, and S counts the answer's
-        tokens, the one that ends it included.
+        With states `answer` they are those of `answers`.
 
         With `pad_to`, S is that number for every prompt and what the model leaves at the padded positions, on the left,
         is given too, as the reference code feeds it to AlignNet; a prompt above `pad_to` is too long.
         """
+        if states == "answer":
+            return [answer.states_CSH for answer in self.answers(prompts)]
         inputs = self._read(prompts, limit=min(self._config.max_tokens, pad_to or self._config.max_tokens))
-        if not inputs:
-            return []
-        if states == "prompt":
-            return self._states(inputs, kept=[len(each.ids) for each in inputs], pad_to=pad_to)
-        answers = self._answer_ids(inputs)
-        answered = [prompt.answered(answer) for prompt, answer in zip(inputs, answers, strict=True)]
-        return self._states(answered, kept=[len(answer) for answer in answers], pad_to=None)
+        return self._states(inputs, kept=[len(each.ids) for each in inputs], pad_to=pad_to) if inputs else []
 
     @torch.no_grad()
-    def answer(self, prompts: Sequence[str | Prompt]) -> list[str]:
-        """What the model says to each prompt, at most `answer_tokens` tokens of it. Raises PromptTooLong."""
+    def answers(self, prompts: Sequence[str | Prompt]) -> list[Answer]:
+        """What the model says to each prompt, always with its likeliest token. Raises PromptTooLong."""
         inputs = self._read(prompts, limit=self._config.max_tokens)
-        ids = self._answer_ids(inputs) if inputs else []
-        return [str(self.tokenizer.decode(answer, skip_special_tokens=True)) for answer in ids]
+        if not inputs:
+            return []
+        ids = self._answer_ids(inputs)
+        answered = [prompt.answered(answer) for prompt, answer in zip(inputs, ids, strict=True)]
+        states = self._states(answered, kept=[len(answer) for answer in ids], pad_to=None)
+        ends = self._end_tokens()
+        return [
+            Answer(
+                text=str(self.tokenizer.decode(answer, skip_special_tokens=True)).strip(),
+                states_CSH=states_CSH,
+                ended=int(answer[-1]) in ends,
+            )
+            for answer, states_CSH in zip(ids, states, strict=True)
+        ]
 
     def _states(self, inputs: list[Inputs], *, kept: Sequence[int], pad_to: int | None) -> list[Tensor]:
         """Of the last `kept` tokens of each, or of all `pad_to` positions."""
@@ -154,8 +172,12 @@ class MLLM:
             pad_token_id=filler,
             suppress_tokens=placeholders or None,
         )
-        ends = _end_tokens(model.generation_config.eos_token_id)
+        ends = self._end_tokens()
         return [_until_end(row[batch["input_ids"].shape[1] :].cpu(), ends) for row in made]
+
+    def _end_tokens(self) -> set[int]:
+        ids = self._with_head().generation_config.eos_token_id
+        return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
 
     def _with_head(self) -> Any:
         """The whole model: its LM head is read when the first answer is asked for."""
@@ -201,10 +223,6 @@ class MLLM:
             folder = locate(self._config.model, revision=self._config.revision)
             self._loaded_processor = load_part(transformers.AutoProcessor, folder)
         return self._loaded_processor
-
-
-def _end_tokens(ids: int | Sequence[int] | None) -> set[int]:
-    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
 
 
 def _until_end(ids: Tensor, ends: set[int]) -> Tensor:

@@ -24,7 +24,7 @@ from x2i_platform.models.weights import locate
 
 
 class Teacher:
-    """A FLUX DiT on one square canvas, at one noise level and guidance. Without gradients of its own; gradients with
+    """A FLUX DiT on one square canvas, at one guidance. Without gradients of its own; gradients with
     respect to the conditioning pass through it."""
 
     def __init__(self, dit: diffusers.FluxTransformer2DModel, *, config: TeacherConfig, latent_scale: int) -> None:
@@ -88,23 +88,39 @@ class Teacher:
         )
         return packed.to(self.dit.device, self.dit.dtype)  # type: ignore[no-any-return]
 
-    def forward(self, prompt_embeds_BTE: Tensor, *, pooled_BP: Tensor, latents_BNC: Tensor) -> Tensor:
-        """The velocity `(B, N, C)` at the config's sigma and guidance; any number of text tokens.
+    def sigmas(self, seeds: Sequence[int]) -> Tensor:
+        """The noise level `(B,)` at which each seed's canvas is shown, one of the config's."""
+        return torch.tensor([self.config.sigmas[seed % len(self.config.sigmas)] for seed in seeds])
 
-        Sigma only sets the time the DiT is told: below 1, FLUX would expect latents that hold part of an image, and
-        there is none here. Guidance goes only to a DiT that was distilled with it.
+    @torch.no_grad()
+    def canvas(self, seeds: Sequence[int], *, prompt_embeds_BTE: Tensor, pooled_BP: Tensor) -> Tensor:
+        """What each seed's DiT is shown, `(B, N, C)`: noise, or with `estimate` where one Euler step under this
+        conditioning leads from it, to the seed's noise level, rounded to float16 as it is stored."""
+        noise_BNC = self.noise(seeds)
+        if self.config.canvas == "noise":
+            return noise_BNC
+        start_B = torch.ones(len(seeds))
+        velocity_BNC = self.forward(prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=noise_BNC, sigma_B=start_B)
+        step_B11 = (self.sigmas(seeds) - start_B)[:, None, None].to(noise_BNC)
+        return (noise_BNC + step_B11 * velocity_BNC).half()
+
+    def forward(self, prompt_embeds_BTE: Tensor, *, pooled_BP: Tensor, latents_BNC: Tensor, sigma_B: Tensor) -> Tensor:
+        """The velocity `(B, N, C)` at the config's guidance; any number of text tokens.
+
+        Sigma only sets the time the DiT is told; what it is shown is the caller's. Guidance goes only to a DiT that was
+        distilled with it.
         """
         device, dtype = self.dit.device, self.dit.dtype
         batch, num_text = prompt_embeds_BTE.shape[:2]
         side = self.side // 2
         guided = self.dit.config.guidance_embeds
         # The pipeline keeps time in thousandths and in the latents' dtype until here; so the rounding is the same.
-        time = torch.full((batch,), 1000 * self.config.sigma, device=device).to(dtype) / 1000
+        time_B = (1000 * sigma_B).to(device, dtype) / 1000
         return self.dit(  # type: ignore[no-any-return]
             hidden_states=latents_BNC.to(device, dtype),
             encoder_hidden_states=prompt_embeds_BTE.to(device, dtype),
             pooled_projections=pooled_BP.to(device, dtype),
-            timestep=time,
+            timestep=time_B,
             guidance=torch.full((batch,), self.config.guidance, device=device) if guided else None,
             img_ids=diffusers.FluxPipeline._prepare_latent_image_ids(batch, side, side, device, dtype),
             txt_ids=torch.zeros(num_text, 3, device=device, dtype=dtype),

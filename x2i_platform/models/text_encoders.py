@@ -59,6 +59,10 @@ class TextEncoders:
         )
         return cls(pipeline, config=config)
 
+    def num_tokens(self, caption: str) -> int:
+        """T5's tokens of a caption, the one that ends it included; those above its text length are cut off."""
+        return len(self._pipeline.tokenizer_2(caption).input_ids)
+
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> TextConditioning:
         """`(B, T, E)` and `(B, P)`. Captions above T5's or CLIP's tokens are cut, as FLUX cuts them."""

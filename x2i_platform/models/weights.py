@@ -33,7 +33,7 @@ PIECES, PIECE_BYTES = 16, 64 * 2**10
 
 
 def locate(model: str, *, revision: str | None = None) -> Path:
-    """The folder of `model`: an existing local folder, a miniature (built on first use), or a snapshot of the hub's.
+    """The folder of `model`: an existing local folder, a miniature, or a snapshot of the hub's.
 
     A complete snapshot in the Hugging Face cache is used without asking the hub; `revision` (branch, tag or commit)
     counts for hub ids only. Raises WeightsError naming what was looked for and where.
@@ -98,7 +98,7 @@ def _local_folder(model: str) -> Path | None:
     if model.startswith(MINI_PREFIX):
         from x2i_platform.mini import checkpoints
 
-        return checkpoints.build(model.removeprefix(MINI_PREFIX))
+        return checkpoints.folder_of(model.removeprefix(MINI_PREFIX))
     path = Path(model).expanduser() if model.startswith("~/") else Path(model)
     try:
         is_folder, is_file = bool(model.strip()) and path.is_dir(), path.is_file()

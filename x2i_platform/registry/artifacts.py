@@ -1,7 +1,7 @@
 """What a model is on disk: a folder of plain files, its digest, its MLflow signature, and a private copy of it.
 
 Invariants: nothing is pickled, and a file that could be is refused; a fetched folder is a copy, never the store's own,
-and is kept under the digest of its content, so that two models with the same bytes are one folder.
+and stands for one stored folder alone: models of the same weights may have different recipes.
 """
 
 from __future__ import annotations
@@ -63,11 +63,12 @@ def signature(folder: Path) -> mlflow.models.ModelSignature:
 
 
 def fetch(source: str, *, label: str, content: str | None, tracking_uri: str) -> Path:
-    """Copy an artifact folder into the cache under the digest of its content, or find it there."""
+    """Copy an artifact folder into the cache, or find it there. Without its `content` it is copied each time."""
     cache = _cache_folder()
-    # The digest comes from the server: only one that is a plain name may become a path.
-    if content is not None and content.isalnum() and (cache / content).is_dir():
-        return cache / content
+    # Hashed, as both come from the server and only a plain name may become a path.
+    kept = None if content is None else cache / hashlib.sha256(f"{source}\n{content}".encode()).hexdigest()
+    if kept is not None and kept.is_dir():
+        return kept
     with tempfile.TemporaryDirectory(dir=cache, prefix=".partial-", ignore_cleanup_errors=True) as partial:
         files = Path(partial) / "files"
         files.mkdir()
@@ -78,9 +79,19 @@ def fetch(source: str, *, label: str, content: str | None, tracking_uri: str) ->
         found = content_digest(folder)
         if content not in (None, found):
             raise RegistryError(f"model {label}: its stored files are not those registered (sha256 {found[:12]}…)")
-        if not (cache / found).is_dir():
-            _publish(folder, cache / found)
-    return cache / found
+        kept = kept or cache / _files_digest(folder)
+        if not kept.is_dir():
+            _publish(folder, kept)
+    return kept
+
+
+def _files_digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files."""
+    whole = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with path.open("rb") as file:
+            whole.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()
 
 
 def _publish(folder: Path, target: Path) -> None:

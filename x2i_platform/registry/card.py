@@ -45,7 +45,7 @@ def model_card(recipe: Recipe, *, name: str, fingerprint: str, facts: TrainingFa
         _base_models(recipe, facts),
         _recipe(recipe, fingerprint=fingerprint),
         f"## Data\n\n{facts.captions:,} captions, no images. Manifest of the feature store: `{facts.manifest_digest}`.",
-        "## Training\n\n" + _table(("Figure", "Value"), facts.figures),
+        "## Training\n\n" + _table(("Figure", "Value"), {**_warm_start(recipe), **facts.figures}),
         "## Metrics\n\n" + _table(("Metric", "Value"), facts.metrics),
         _usage(name),
         _licence_remarks(recipe),
@@ -97,9 +97,10 @@ def _base_models(recipe: Recipe, facts: TrainingFacts) -> str:
 
 def _recipe(recipe: Recipe, *, fingerprint: str) -> str:
     train, targets, teacher, net = recipe.train, recipe.targets, recipe.teacher, recipe.alignnet
+    noise_levels = " · ".join(map(str, teacher.sigmas))
     rows = {
         "Layer fusion, T5 layers, padding": f"{net.fusion}, {net.t5_layers}, {net.padding}",
-        "Canvas, guidance, sigma": f"{teacher.resolution} px, {teacher.guidance}, {teacher.sigma}",
+        "Canvas, guidance, noise levels": f"{teacher.resolution} px, {teacher.guidance}, {noise_levels}",
         "Taps": targets.taps if isinstance(targets.taps, str) else ", ".join(targets.taps),
         "Tokens a tap (image, text), codec": f"{targets.image_tokens}, {targets.text_tokens}, {targets.codec}",
         "Steps, batch size": f"{train.steps}, {train.batch_size}",
@@ -110,6 +111,13 @@ def _recipe(recipe: Recipe, *, fingerprint: str) -> str:
     }
     template = f"User turn of the MLLM, as a format string:\n\n```text\n{recipe.mllm.template}\n```"
     return f"## Recipe\n\n{_table(('Setting', 'Value'), rows)}\n\n{template}"
+
+
+def _warm_start(recipe: Recipe) -> dict[str, object]:
+    train = recipe.train
+    if not train.warm_start_steps:
+        return {}
+    return {"Warm start": f"{train.warm_start_steps} steps onto the text encoders' outputs, rate {train.warm_start_lr}"}
 
 
 def _usage(name: str) -> str:

@@ -1,6 +1,6 @@
 """What an evaluation leaves in the registry: its report and figures on the model's run, and who is champion.
 
-Invariant: an alias moves only through `promote`, to the version that was evaluated.
+Invariant: `champion` moves only through `record_gate`, where the gate holds, to the version that was evaluated.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from x2i_platform.registry.models import MODEL_URI, find_version
 
 CHAMPION = "champion"
 ARTIFACTS = "evaluation"
+GATE_TAG, REASON_TAG = "x2i.gate", "x2i.gate_reason"
 CURVES = ("kl_per_token", "validation_kl_per_token")
 REPORT_SUFFIXES = (".html", ".json", ".jsonl")
 """Of a report's own files; a folder that was there before may hold others, such as MLflow's database."""
@@ -59,14 +60,22 @@ def log_evaluation(model: str, *, folder: Path, metrics: Mapping[str, float], tr
     return str(version.run_id)
 
 
-def promote(model: str, *, tracking_uri: str, alias: str = CHAMPION) -> str | None:
-    """Point an alias at the version; the version's URI, or None for a plain folder. Raises RegistryError."""
+def record_gate(model: str, *, holds: bool, reason: str, tracking_uri: str) -> str | None:
+    """Write a gate's verdict on the version as tags; where it holds, make the version champion and return its URI.
+
+    A champion whose gate fails stays champion, tagged `failed`, until another version's holds. None for that, and for
+    a plain folder. Raises RegistryError.
+    """
     found = _registered(model, tracking_uri=tracking_uri)
     if found is None:
         return None
     client, version = found
-    with translated(f"alias {alias!r} can't be set"):
-        client.set_registered_model_alias(version.name, alias, version.version)
+    with translated(f"the gate's verdict on {model!r} can't be recorded"):
+        for tag, value in ((GATE_TAG, "passed" if holds else "failed"), (REASON_TAG, reason)):
+            client.set_model_version_tag(version.name, version.version, tag, value)
+        if not holds:
+            return None
+        client.set_registered_model_alias(version.name, CHAMPION, version.version)
     return f"models:/{version.name}/{version.version}"
 
 

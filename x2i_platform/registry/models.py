@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from x2i_platform.errors import RegistryError
+from x2i_platform.mini.checkpoints import folder_of
 from x2i_platform.registry.artifacts import (
     CARD_FILE,
     CONFIG_FILE,
@@ -35,10 +36,11 @@ from x2i_platform.registry.tracking import KEY_TAG, MANIFEST_TAG, RunInfo
 CONTENT_TAG = "x2i.content"
 FINGERPRINT_TAG = "x2i.fingerprint"
 MAX_DESCRIPTION_LENGTH = 5000
+MINI_PREFIX = "mini:"
 MODEL_NAME = re.compile(r"[^/:'\"]+")
 MODEL_URI = re.compile(r"models:/([^/:]+?)(?:@([^/@:]+)|/([1-9][0-9]*))")
 RUN_URI = re.compile(r"runs:/([^/]+)/(.+)")
-HOW_TO_NAME = "use models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID/PATH or a folder"
+HOW_TO_NAME = "use models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID/PATH, a folder or mini:alignnet"
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,13 @@ def resolve(model: str, *, tracking_uri: str) -> Path:
     """A local folder with the model's plain files.
 
     `model` is `models:/NAME@ALIAS`, `models:/NAME/VERSION`, `runs:/RUN_ID/PATH` (copied into a private cache, and
-    checked against the digest it was registered with) or a folder (returned as it is). Raises RegistryError.
+    checked against the digest it was registered with), a folder (returned as it is) or `mini:alignnet`, the miniature
+    that ships. Raises RegistryError, WeightsError for another miniature.
     """
+    if model.startswith(MINI_PREFIX):
+        folder = folder_of(model.removeprefix(MINI_PREFIX))
+        require_model(folder, label=model)
+        return folder
     if not model.startswith(("models:", "runs:")):
         folder = Path(model)
         if not folder.is_dir():

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,21 +24,8 @@ from x2i_platform.mini.training.corpus import pixels_of, training_scenes
 from x2i_platform.mini.training.trainer import CHECKPOINT, Schedule
 
 SMALL = 4
-NOW = Schedule(steps=2, lr=1e-3, warmup=1, ema=0.5)
-
-
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every part takes two steps, of four pictures each."""
-    for module, name in ((vae, "BATCH"), (dit, "BATCH"), (text, "BATCH"), (language, "SCENES"), (vision, "BATCH")):
-        monkeypatch.setattr(module, name, SMALL)
-    monkeypatch.setattr(video, "BATCH", SMALL)
-    monkeypatch.setattr(vision, "TOWER_BATCH", SMALL)
-    for module in (vae, text, language, vision, video):
-        monkeypatch.setattr(module, "SCHEDULE", NOW)
-    for stage in ("FIRST", "SECOND"):
-        monkeypatch.setattr(dit, stage, replace(getattr(dit, stage), schedule=NOW))
-    monkeypatch.setattr(vision, "TOWER_SCHEDULE", NOW)
+NOW = Schedule(steps=2, batch=SMALL, lr=1e-3, warmup=1, ema=0.5)
+"""Two steps, of four examples each."""
 
 
 def step_twice(loss: Callable[[], Mapping[str, Tensor]]) -> dict[str, float]:
@@ -73,7 +58,7 @@ def changed(module: nn.Module, before: dict[str, Tensor]) -> set[bool]:
 
 def test_vae_step() -> None:
     model = vae.untrained()
-    figures = step_twice(lambda: vae._loss(model, step=3))
+    figures = step_twice(lambda: vae._loss(model, count=SMALL, step=3))
     assert learning(model.parameters()) == {True}
     assert 0 < figures["rmse"] < 255
     assert figures["kl"] > 0
@@ -81,7 +66,7 @@ def test_vae_step() -> None:
 
 def test_vae_latents_have_zero_mean_and_unit_variance(tmp_path: Path) -> None:
     """Over the pictures they were set with, and nearly over others."""
-    model = vae.build(tmp_path)
+    model = vae.build(tmp_path, schedule=NOW)
     assert not any(parameter.requires_grad for parameter in model.parameters())
     chosen = list(islice(training_scenes(seed=vae.SEED), vae.STANDARDISED_OVER))
     latents = torch.cat([dit.encode(model, chosen[i : i + 64], first_seed=i) for i in range(0, len(chosen), 64)])
@@ -103,14 +88,13 @@ def test_packed_latents_go_back_the_way_the_pipeline_takes(tmp_path: Path) -> No
     torch.testing.assert_close(latents, model.encode(pixels).latent_dist.mode(), rtol=1e-4, atol=1e-5)
 
 
-def test_latents_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dit, "POOL", 200)
+def test_latents_are_computed_once(tmp_path: Path) -> None:
     path = tmp_path / "new" / "latents.pt"
     model = vae.untrained().requires_grad_(False)
-    pool = dit.latent_pool(path, vae=model)
+    pool = dit.latent_pool(path, vae=model, size=200)
     assert (len(pool.scenes), pool.latents.shape, pool.latents.dtype) == (200, (200, 16, 64), torch.float16)
     assert [file.name for file in path.parent.iterdir()] == ["latents.pt"]
-    again = dit.latent_pool(path, vae=None)
+    again = dit.latent_pool(path, vae=None, size=200)
     assert torch.equal(again.latents, pool.latents)
     assert again.scenes == pool.scenes
     own = dit.encode(model, pool.scenes[137:139], first_seed=137)
@@ -120,43 +104,39 @@ def test_latents_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_teacher_step() -> None:
     """The DiT starts as the identity, so gradients come through it part by part; after three steps all learn."""
     pool = dit.Pool(list(islice(training_scenes(seed=1), 20)), torch.randn(20, 16, 64).half())
-    parts = dit.TeacherParts(latent_dim=64)
-    optimizer = torch.optim.SGD(parts.parameters(), lr=0.1)
-    figures = step_twice(lambda: dit._loss(parts, pool, stage=dit.FIRST, step=0))
+    parts = dit.TeacherParts()
+    parts.t5.requires_grad_(False)
+    optimizer = torch.optim.SGD([each for each in parts.parameters() if each.requires_grad], lr=0.1)
+    figures = step_twice(lambda: dit._loss(parts, pool, count=SMALL, step=0))
     velocity = figures["flow"]
     assert velocity == pytest.approx(2, abs=0.2), "noise less latents, both of unit variance, against nothing"
     assert learning(parts.clip.final_layer_norm.parameters()) == {True}, "what the contrast alone moves"
-    assert learning(parts.t5.parameters()) == {False}
     for step in (1, 2, 3):
         optimizer.step()
         optimizer.zero_grad()
-        dit._loss(parts, pool, stage=dit.FIRST, step=step)["loss"].backward()  # type: ignore[no-untyped-call]
+        dit._loss(parts, pool, count=SMALL, step=step)["loss"].backward()  # type: ignore[no-untyped-call]
     silent = [name for name, parameter in parts.named_parameters() if learning([parameter]) != {True}]
-    assert silent == []
+    assert all(name.startswith("t5.") for name in silent)
+    assert learning(parts.t5.parameters()) == {False}
 
 
-def test_the_second_stage_has_a_t5_of_its_own_that_stays_as_its_text_left_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dit, "POOL", 100)
+def test_t5_stays_as_its_text_left_it(tmp_path: Path) -> None:
+    parts = dit.TeacherParts()
+    parts.t5 = text.build(tmp_path / "text", config=parts.t5.config, tokenizer=parts.t5_words, schedule=NOW)
+    before = snapshot(parts.t5), snapshot(parts.dit)
     model = vae.untrained().requires_grad_(False)
-    parts = dit.build(tmp_path, vae=model)
-    saved = {
-        stage: torch.load(tmp_path / stage / CHECKPOINT, weights_only=True)["average"]
-        for stage in ("first", "text", "second")
-    }
-    own = dict(parts.t5.named_parameters())
-    assert all(torch.equal(own[name], saved["text"][f"t5.{name}"]) for name in own)
-    assert not torch.equal(own["shared.weight"], saved["first"]["t5.shared.weight"])
-    assert not [name for name in saved["second"] if name.startswith("t5.")]
-    assert all(torch.equal(weight, saved["second"][f"dit.{name}"]) for name, weight in parts.dit.named_parameters())
+    dit.build(parts, vae=model, folder=tmp_path / "dit", schedule=NOW, pool_size=100)
+    assert (changed(parts.t5, before[0]), changed(parts.dit, before[1])) == ({False}, {True, False})
+    saved = torch.load(tmp_path / "dit" / CHECKPOINT, weights_only=True)["average"]
+    assert not [name for name in saved if name.startswith("t5.")]
+    assert all(torch.equal(weight, saved[f"dit.{name}"]) for name, weight in parts.dit.named_parameters())
     assert not any(parameter.requires_grad for parameter in parts.parameters())
 
 
 def test_text_step() -> None:
-    parts = dit.TeacherParts(latent_dim=64)
+    parts = dit.TeacherParts()
     pupil = text.Pupil(parts.t5)
-    figures = step_twice(lambda: text._loss(pupil, parts.t5_words, text_tokens=24, step=3))
+    figures = step_twice(lambda: text._loss(pupil, parts.t5_words, count=SMALL, step=3))
     assert learning(pupil.parameters()) == {True}
     assert figures["shape"] == pytest.approx(math.log(6), rel=0.5)
 
@@ -199,7 +179,7 @@ def test_what_is_hidden_is_not_asked_for_and_what_is_asked_for_is_said() -> None
 
 def test_teacher_can_tell_its_own_pairs() -> None:
     """The contrast is low where caption and picture point the same way, high where they are mixed up."""
-    parts = dit.TeacherParts(latent_dim=64)
+    parts = dit.TeacherParts()
     latents = torch.randn(8, 16, 64)
     with torch.no_grad():
         parts.log_scale.fill_(4.0)
@@ -210,7 +190,7 @@ def test_teacher_can_tell_its_own_pairs() -> None:
 
 def test_language_step(mllm: Any, words: Qwen2Tokenizer) -> None:
     mllm.model.visual.requires_grad_(False)
-    figures = step_twice(lambda: language._loss(mllm, words, step=3))
+    figures = step_twice(lambda: language._loss(mllm, words, count=SMALL, step=3))
     assert learning(mllm.model.language_model.parameters()) == {True}
     assert learning(mllm.lm_head.parameters()) == {True}
     assert learning(mllm.model.visual.parameters()) == {False}
@@ -221,7 +201,7 @@ def test_language_step(mllm: Any, words: Qwen2Tokenizer) -> None:
 def test_tower_step(mllm: Any) -> None:
     visual = mllm.requires_grad_(False).model.visual.requires_grad_(True)
     tower = vision.Tower(visual, width=language.WIDTH)
-    figures = step_twice(lambda: vision._tower_loss(tower, step=3))
+    figures = step_twice(lambda: vision._tower_loss(tower, count=SMALL, step=3))
     assert learning(tower.parameters()) == {True}
     assert learning(mllm.model.language_model.parameters()) == {False}
     assert figures["loss"] == pytest.approx(sum(math.log(size) for size in tower.sizes), rel=0.2)
@@ -229,14 +209,14 @@ def test_tower_step(mllm: Any) -> None:
 
 def test_vision_step(mllm: Any, words: Qwen2Tokenizer) -> None:
     mllm.requires_grad_(False).model.visual.requires_grad_(True)
-    step_twice(lambda: vision._loss(mllm, words, step=3))
+    step_twice(lambda: vision._loss(mllm, words, count=SMALL, step=3))
     assert learning(mllm.model.visual.parameters()) == {True}
     assert {p.grad is None for p in [*mllm.model.language_model.parameters(), *mllm.lm_head.parameters()]} == {True}
 
 
 def test_video_step(mllm: Any, words: Qwen2Tokenizer) -> None:
     fixed = copy.deepcopy(mllm).requires_grad_(False)
-    figures = step_twice(lambda: video._loss(mllm, fixed, words, step=3))
+    figures = step_twice(lambda: video._loss(mllm, fixed, words, count=SMALL, step=3))
     assert learning(mllm.parameters()) == {True}
     assert learning(fixed.parameters()) == {False}
     kinds = [figures[kind] + video.STATES_WEIGHT * figures[f"{kind}_apart"] for kind in ("text", "image", "video")]
@@ -246,13 +226,13 @@ def test_video_step(mllm: Any, words: Qwen2Tokenizer) -> None:
 def test_stages_train_their_own_part_and_leave_all_frozen(mllm: Any, words: Qwen2Tokenizer, tmp_path: Path) -> None:
     eyes, speech = mllm.model.visual, mllm.model.language_model
     before = snapshot(eyes), snapshot(speech)
-    vision.pretrain_tower(mllm, folder=tmp_path / "tower")
+    vision.pretrain_tower(mllm, folder=tmp_path / "tower", schedule=NOW)
     assert (changed(eyes, before[0]), changed(speech, before[1])) == ({True}, {False})
     before = snapshot(eyes), snapshot(speech)
-    vision.build(mllm, words, folder=tmp_path / "vision")
+    vision.build(mllm, words, folder=tmp_path / "vision", schedule=NOW)
     assert (changed(eyes, before[0]), changed(speech, before[1])) == ({True}, {False})
     before = snapshot(eyes), snapshot(speech)
-    video.build(mllm, words, folder=tmp_path / "video")
+    video.build(mllm, words, folder=tmp_path / "video", schedule=NOW)
     assert (changed(eyes, before[0]), changed(speech, before[1])) == ({True}, {True})
     assert not any(parameter.requires_grad for parameter in mllm.parameters())
     assert all((tmp_path / stage / CHECKPOINT).is_file() for stage in ("tower", "vision", "video"))
@@ -260,10 +240,10 @@ def test_stages_train_their_own_part_and_leave_all_frozen(mllm: Any, words: Qwen
 
 def test_stages_that_are_finished_give_the_same_model_again(words: Qwen2Tokenizer, tmp_path: Path) -> None:
     def all_stages() -> Any:
-        model, tokenizer = language.build(tmp_path / "language")
-        vision.pretrain_tower(model, folder=tmp_path / "tower")
-        vision.build(model, tokenizer, folder=tmp_path / "vision")
-        video.build(model, tokenizer, folder=tmp_path / "video")
+        model, tokenizer = language.build(tmp_path / "language", schedule=NOW)
+        vision.pretrain_tower(model, folder=tmp_path / "tower", schedule=NOW)
+        vision.build(model, tokenizer, folder=tmp_path / "vision", schedule=NOW)
+        video.build(model, tokenizer, folder=tmp_path / "video", schedule=NOW)
         return model
 
     first, again = all_stages(), all_stages()
@@ -274,27 +254,23 @@ def test_stages_that_are_finished_give_the_same_model_again(words: Qwen2Tokenize
 @pytest.mark.parametrize(
     ("asked", "done"),
     [
-        ([], ["vae", "teacher", "language", "vision"]),
+        ([], ["vae", "teacher", "language", "vision", "pack"]),
         (["vision", "vae"], ["vae", "vision"]),
         (["teacher"], ["teacher"]),
     ],
 )
-def test_parts_are_built_in_their_order(
-    asked: list[str], done: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_are_built_in_their_order(asked: list[str], done: list[str], tmp_path: Path) -> None:
     built: list[tuple[str, Path]] = []
 
     def recording(name: str) -> Callable[[Path], None]:
         return lambda folder: built.append((name, folder))
 
-    monkeypatch.setattr(build_module, "PARTS", {name: recording(name) for name in build_module.PARTS})
-    monkeypatch.setattr(sys, "argv", ["build", *asked, "--folder", str(tmp_path)])
-    build_module.main()
+    parts = {name: recording(name) for name in build_module.PARTS}
+    build_module.main([*asked, "--folder", str(tmp_path)], parts=parts)
     assert built == [(name, tmp_path) for name in done]
 
 
-def test_an_unknown_part_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["build", "eyes", "--folder", str(tmp_path)])
+def test_an_unknown_part_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as raised:
-        build_module.main()
+        build_module.main(["eyes", "--folder", str(tmp_path)])
     assert raised.value.code == 2

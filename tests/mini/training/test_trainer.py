@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from x2i_platform.errors import TrainingError
 from x2i_platform.mini.training.trainer import CHECKPOINT, LOG, Loss, Schedule, train
 
-SCHEDULE = Schedule(steps=130, lr=0.01, warmup=10, ema=0.9, save_every=30)
+SCHEDULE = Schedule(steps=130, batch=8, lr=0.01, warmup=10, ema=0.9, save_every=30)
 each_optimizer = pytest.mark.parametrize("muon", [True, False])
 
 
@@ -104,7 +104,7 @@ def test_a_run_that_was_killed_ends_as_if_it_had_not_been(tmp_path: Path, muon: 
     assert_same(checkpoint(tmp_path / "killed"), checkpoint(tmp_path / "whole"))
     told = [[{**line, "seconds": 0} for line in log(tmp_path / name)] for name in ("killed", "whole")]
     assert told[0] == told[1]
-    assert [line["step"] for line in told[0]] == [50, 100]
+    assert [line["step"] for line in told[0]] == [50, 100, 130]
 
 
 def test_a_checkpoint_that_was_being_written_does_no_harm(tmp_path: Path) -> None:
@@ -191,7 +191,7 @@ def test_inner_matrices_alone_go_to_muon(tmp_path: Path, muon: bool) -> None:
     """Its update has equal singular values; AdamW's first one moves weights by the learning rate."""
     net = Net()
     before = weights(net)
-    schedule = Schedule(steps=1, lr=0.01, warmup=1, weight_decay=0.0, ema=0.0, muon=muon)
+    schedule = Schedule(steps=1, batch=8, lr=0.01, warmup=1, weight_decay=0.0, ema=0.0, muon=muon)
     train(net, loss_of(net), schedule=schedule, folder=tmp_path, title="test")
     moved = {name: now - before[name] for name, now in weights(net).items()}
     for name in ("inner.0.weight", "inner.2.weight"):
@@ -210,7 +210,7 @@ def test_the_learning_rate_rises_and_falls(tmp_path: Path) -> None:
         places.append(net[0].item())
         return {"loss": -net[0].sum()}
 
-    schedule = Schedule(steps=50, lr=0.1, warmup=10, weight_decay=0.0)
+    schedule = Schedule(steps=50, batch=8, lr=0.1, warmup=10, weight_decay=0.0)
     train(net, slope, schedule=schedule, folder=tmp_path, title="test")
     rates = [after - before for before, after in pairwise(places)]
     assert rates[:10] == pytest.approx([0.01 * (step + 1) for step in range(10)], rel=1e-3)

@@ -18,6 +18,10 @@ from x2i_platform.mini.scenes import CATEGORIES, Category, Scene, scenes
 SHARES: dict[Category, int] = {"single": 2, "colour": 1, "count": 4, "position": 6, "binding": 3}
 """How often training sees each category: the harder, the more often."""
 
+CAPTIONS, CAPTIONS_SEED = 6000, 77
+"""English captions that ship."""
+CAPTION_SHARES: dict[Category, int] = {"single": 2, "colour": 1, "count": 4, "position": 6, "binding": 7}
+"""How often they tell of each category: what the teacher itself finds hardest, most often."""
 
 _WORDS = [
     word
@@ -51,6 +55,16 @@ def all_tokenizer_texts() -> list[str]:
     """Captions in every language; those that write no spaces in pieces, so that no token spans two words."""
     texts = [text for language in LANGUAGES for text in tokenizer_texts(language)]
     return [piece for text in texts for piece in UNSPACED_WORDS.split(text) if piece]
+
+
+def distillation_captions() -> list[str]:
+    """The English captions that ship for AlignNet to learn from: in every phrasing, none twice."""
+    chosen: dict[str, None] = {}
+    for number, scene in enumerate(training_scenes(seed=CAPTIONS_SEED, shares=CAPTION_SHARES)):
+        chosen[caption(scene, seed=number)] = None
+        if len(chosen) == CAPTIONS:
+            break
+    return list(chosen)
 
 
 def pixels_of(images: list[Image.Image]) -> Tensor:

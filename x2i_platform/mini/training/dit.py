@@ -1,8 +1,9 @@
-"""The teacher's text encoders and DiT, trained by flow matching on the VAE's latents.
+"""The teacher's CLIP and DiT, trained by flow matching on the VAE's latents and a frozen T5's tokens.
 
-In the first stage all learn together; that T5 never learns which of two things is where, so in the second a T5 that
-learned it from text takes its place, frozen. CLIP's pooled vector also has to tell the batch's pictures apart, as CLIP
-was trained to do. Shape suffixes: B batch, N image tokens, C packed latent channels, T text tokens.
+T5 has learned from text which of two things is where, see `text`. CLIP's pooled vector also has to tell the batch's
+pictures apart, as CLIP was trained to do.
+
+Shape suffixes: B batch, N image tokens, C packed latent channels, T text tokens.
 """
 
 from __future__ import annotations
@@ -22,49 +23,25 @@ from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 from x2i_platform.mini.drawing import picture
 from x2i_platform.mini.languages import caption
 from x2i_platform.mini.scenes import Category, Scene
-from x2i_platform.mini.training import text
 from x2i_platform.mini.training.corpus import SHARES, pixels_of, tokenizer_texts, training_scenes
+from x2i_platform.mini.training.text import TEXT_TOKENS
 from x2i_platform.mini.training.trainer import Schedule, train
+from x2i_platform.mini.training.vae import LATENT_CHANNELS
 from x2i_platform.mini.vocabularies import clip_tokenizer, t5_tokenizer
 
 SEED = 12
+SCHEDULE = Schedule(steps=8000, batch=64, lr=2e-3, warmup=200, ema=0.999)
 POOL = 60_000
-"""Pictures whose latents are computed once."""
-BATCH = 64
-TEXT_TOKENS = 24
+"""Pictures of a pool; their latents are computed once."""
+SIGMA_MEAN, SIGMA_STD = 0.8, 1.2
+"""Noise levels are logit-normal, most of them high: what stands where is decided in nearly pure noise."""
+LATENT_DIM = 4 * LATENT_CHANNELS
 CLIP_TOKENS = 32
 PROMPT_DIM = 128
 POOLED_DIM = 64
 HEADS = 4
 ROPE_AXES = (8, 12, 12)
 CONTRASTIVE_WEIGHT = 0.05
-
-
-@dataclass(frozen=True)
-class Stage:
-    """How one stage trains: noise levels are logit-normal, pictures are drawn from pools."""
-
-    schedule: Schedule
-    seed: int
-    pools: tuple[str, ...]
-    """Names of files of latents."""
-    text_tokens: int = TEXT_TOKENS
-    sigma_mean: float = 0.8
-    """What stands where is decided in nearly pure noise."""
-    sigma_std: float = 1.2
-
-
-FIRST = Stage(
-    Schedule(steps=6000, stop=5100, lr=2e-3, warmup=200, ema=0.999),
-    seed=SEED,
-    pools=("latents.pt",),
-    text_tokens=32,
-    sigma_mean=0.3,
-    sigma_std=1.0,
-)
-SECOND = Stage(
-    Schedule(steps=6000, lr=1.5e-3, warmup=100, ema=0.999), seed=SEED + 1, pools=("latents.pt", "latents-and.pt")
-)
 POOLS: Mapping[str, tuple[int, Mapping[Category, int]]] = {
     "latents.pt": (SEED, SHARES),
     "latents-and.pt": (SEED + 2, {"single": 1, "colour": 1, "count": 2, "position": 3, "binding": 9}),
@@ -74,12 +51,13 @@ different things."""
 
 
 class TeacherParts(nn.Module):
-    """What is trained together; `tower` sees latents and is dropped after training."""
+    """The teacher without its VAE; `tower` sees latents and is dropped after training."""
 
-    def __init__(self, *, latent_dim: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
         texts = tokenizer_texts("english")
         self.t5_words, self.clip_words = t5_tokenizer(texts), clip_tokenizer(texts)
+        self.t5_words.model_max_length, self.clip_words.model_max_length = TEXT_TOKENS, CLIP_TOKENS
         torch.manual_seed(SEED)
         self.t5 = T5EncoderModel(
             T5Config(
@@ -110,7 +88,7 @@ class TeacherParts(nn.Module):
             )
         )
         self.dit = FluxTransformer2DModel(
-            in_channels=latent_dim,
+            in_channels=LATENT_DIM,
             num_layers=2,
             num_single_layers=4,
             attention_head_dim=sum(ROPE_AXES),
@@ -121,12 +99,12 @@ class TeacherParts(nn.Module):
             axes_dims_rope=ROPE_AXES,
         )
         _start_as_identity(self.dit)
-        self.tower = nn.Sequential(nn.Flatten(), nn.Linear(16 * latent_dim, 256), nn.GELU(), nn.Linear(256, POOLED_DIM))
+        self.tower = nn.Sequential(nn.Flatten(), nn.Linear(16 * LATENT_DIM, 256), nn.GELU(), nn.Linear(256, POOLED_DIM))
         self.log_scale = nn.Parameter(torch.tensor(2.0))
 
-    def encode(self, captions: list[str], *, text_tokens: int = TEXT_TOKENS) -> tuple[Tensor, Tensor]:
+    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """T5's tokens, padded without a mask as FLUX has it, and CLIP's pooled vector."""
-        t5_ids = self.t5_words(captions, padding="max_length", max_length=text_tokens, return_tensors="pt").input_ids
+        t5_ids = self.t5_words(captions, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
         clip_ids = self.clip_words(captions, padding=True, return_tensors="pt").input_ids
         return self.t5(t5_ids)[0], self.clip(clip_ids).pooler_output
 
@@ -148,35 +126,27 @@ class Pool:
     latents: Tensor
 
 
-def build(folder: Path, *, vae: AutoencoderKL) -> TeacherParts:
-    """Train, or continue to."""
-    parts = TeacherParts(latent_dim=4 * vae.config.latent_channels)
+def build(
+    parts: TeacherParts, *, vae: AutoencoderKL, folder: Path, schedule: Schedule = SCHEDULE, pool_size: int = POOL
+) -> None:
+    """Train CLIP and the DiT in place, or continue to; T5 is frozen already."""
+    pool = joined([latent_pool(folder / name, vae=vae, size=pool_size) for name in POOLS])
+    inputs = hashlib.sha256(pool.latents.numpy().tobytes()).hexdigest()
 
-    def learn(stage: Stage, *, name: str) -> None:
-        pool = joined([latent_pool(folder / file, vae=vae) for file in stage.pools])
-        inputs = hashlib.sha256(pool.latents.numpy().tobytes()).hexdigest()
+    def loss(step: int) -> Mapping[str, Tensor]:
+        return _loss(parts, pool, count=schedule.batch, step=step)
 
-        def loss(step: int) -> Mapping[str, Tensor]:
-            return _loss(parts, pool, stage=stage, step=step)
-
-        train(parts, loss, schedule=stage.schedule, folder=folder / name, title=f"dit, {name}", inputs=inputs)
-
-    learn(FIRST, name="first")
-    parts.t5 = text.build(
-        folder / "text", config=parts.t5.config, tokenizer=parts.t5_words, text_tokens=SECOND.text_tokens
-    )
-    learn(SECOND, name="second")
-    return parts.eval().requires_grad_(False)
+    train(parts, loss, schedule=schedule, folder=folder, title="dit", inputs=inputs)
+    parts.eval().requires_grad_(False)
 
 
-def _loss(parts: TeacherParts, pool: Pool, *, stage: Stage, step: int) -> Mapping[str, Tensor]:
-    draw = torch.Generator().manual_seed(1_000_003 * stage.seed + step)
-    chosen = torch.randint(len(pool.scenes), (BATCH,), generator=draw)
+def _loss(parts: TeacherParts, pool: Pool, *, count: int, step: int) -> Mapping[str, Tensor]:
+    draw = torch.Generator().manual_seed(1_000_003 * SEED + step)
+    chosen = torch.randint(len(pool.scenes), (count,), generator=draw)
     clean_BNC = pool.latents[chosen].float()
-    captions = [caption(pool.scenes[i], seed=step) for i in chosen.tolist()]
-    embeds, pooled = parts.encode(captions, text_tokens=stage.text_tokens)
+    embeds, pooled = parts.encode([caption(pool.scenes[i], seed=step) for i in chosen.tolist()])
     noise = torch.randn(clean_BNC.shape, generator=draw)
-    sigma_B = torch.sigmoid(torch.randn(BATCH, generator=draw) * stage.sigma_std + stage.sigma_mean)
+    sigma_B = torch.sigmoid(torch.randn(count, generator=draw) * SIGMA_STD + SIGMA_MEAN)
     sigma = sigma_B[:, None, None]
     velocity = predict(
         parts.dit, (1 - sigma) * clean_BNC + sigma * noise, sigma_B=sigma_B, embeds=embeds, pooled=pooled
@@ -209,13 +179,13 @@ def predict(
     )[0]
 
 
-def latent_pool(path: Path, *, vae: AutoencoderKL) -> Pool:
-    """Latents of a pool's pictures, `(POOL, N, C)` in half precision, computed once."""
+def latent_pool(path: Path, *, vae: AutoencoderKL, size: int) -> Pool:
+    """Latents of a pool's pictures, `(size, N, C)` in half precision, computed once."""
     seed, shares = POOLS[path.name]
-    chosen = list(islice(training_scenes(seed=seed, shares=shares), POOL))
+    chosen = list(islice(training_scenes(seed=seed, shares=shares), size))
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        latents = torch.cat([encode(vae, chosen[i : i + 100], first_seed=i) for i in range(0, POOL, 100)])
+        latents = torch.cat([encode(vae, chosen[i : i + 100], first_seed=i) for i in range(0, size, 100)])
         aside = path.with_suffix(".tmp")
         torch.save(latents.half(), aside)
         aside.replace(path)

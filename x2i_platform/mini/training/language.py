@@ -28,9 +28,8 @@ from x2i_platform.mini.training.trainer import Schedule, train
 from x2i_platform.mini.vocabularies import VISION_TOKENS, qwen_tokenizer
 
 SEED = 13
-SCENES = 32
-"""A step's scenes; each is told in English and in one other language."""
-SCHEDULE = Schedule(steps=2000, lr=2e-3, warmup=100, ema=0.998)
+SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=100, ema=0.998)
+"""The batch is of scenes; each is told in English and in one other language."""
 STATES_WEIGHT = 1.0
 HIDDEN_SHARE = 0.5
 """Of an answer's words, in every other dialogue, that the model doesn't see while it says the next ones."""
@@ -93,23 +92,29 @@ class Dialogues:
     """The ids with some of the answer's hidden: what the model sees."""
 
 
-def build(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer]:
+def build(folder: Path, *, schedule: Schedule = SCHEDULE) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer]:
     """Train, or continue to. The vision tower is left as it was initialised."""
     tokenizer = words()
     model = untrained(tokenizer)
     model.model.visual.requires_grad_(False)
-    train(model, lambda step: _loss(model, tokenizer, step=step), schedule=SCHEDULE, folder=folder, title="language")
+
+    def loss(step: int) -> Mapping[str, Tensor]:
+        return _loss(model, tokenizer, count=schedule.batch, step=step)
+
+    train(model, loss, schedule=schedule, folder=folder, title="language")
     return model.requires_grad_(False), tokenizer
 
 
-def _loss(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, *, step: int) -> Mapping[str, Tensor]:
+def _loss(
+    model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, *, count: int, step: int
+) -> Mapping[str, Tensor]:
     draw = random.Random(f"language {SEED} {step}")
-    chosen = list(islice(training_scenes(seed=1_000_003 * SEED + step), SCENES))
+    chosen = list(islice(training_scenes(seed=1_000_003 * SEED + step), count))
     answers = [describe(plainest(scene)) for scene in chosen]
     english = [caption(scene, seed=step) for scene in chosen]
     others = [caption(scene, language=draw.choice(LANGUAGES), seed=step + 1) for scene in chosen]
     batch = dialogues(tokenizer, [*english, *others], answers=answers + answers)
-    batch = hide(batch, rows=SCENES, seed=step, token=hidden_token(tokenizer))
+    batch = hide(batch, rows=count, seed=step, token=hidden_token(tokenizer))
     states, logits_BSV = run(model, batch)
     figures = cross_entropies(logits_BSV, batch)
     apart = states_apart(states, batch)

@@ -26,8 +26,9 @@ from x2i_platform.mini.training.corpus import training_scenes
 from x2i_platform.mini.training.trainer import Schedule, train
 
 SEED = 13
-BATCH = 128
-SCHEDULE = Schedule(steps=800, lr=2e-3, warmup=50, ema=0.99)
+SCHEDULE = Schedule(steps=800, batch=128, lr=2e-3, warmup=50, ema=0.99)
+TEXT_TOKENS = 24
+"""What every English caption fits in."""
 DIRECTION_BIAS = 2.0
 HIDDEN_SHARE = 0.3
 """Of the words for shapes, colours and sizes in every other caption."""
@@ -63,7 +64,9 @@ class Pupil(nn.Module):
         self.reader = Reader(width=t5.config.d_model)
 
 
-def build(folder: Path, *, config: T5Config, tokenizer: PreTrainedTokenizerBase, text_tokens: int) -> T5EncoderModel:
+def build(
+    folder: Path, *, config: T5Config, tokenizer: PreTrainedTokenizerBase, schedule: Schedule = SCHEDULE
+) -> T5EncoderModel:
     """Train a T5, or continue to; it comes back frozen."""
     torch.manual_seed(SEED)
     t5 = T5EncoderModel(config)
@@ -71,9 +74,9 @@ def build(folder: Path, *, config: T5Config, tokenizer: PreTrainedTokenizerBase,
     pupil = Pupil(t5)
 
     def loss(step: int) -> Mapping[str, Tensor]:
-        return _loss(pupil, tokenizer, text_tokens=text_tokens, step=step)
+        return _loss(pupil, tokenizer, count=schedule.batch, step=step)
 
-    train(pupil, loss, schedule=SCHEDULE, folder=folder, title="text")
+    train(pupil, loss, schedule=schedule, folder=folder, title="text")
     return t5.eval().requires_grad_(False)
 
 
@@ -88,21 +91,21 @@ def _look_both_ways(t5: T5EncoderModel) -> None:
     bias[preceding + 1 :, 1] = DIRECTION_BIAS
 
 
-def _loss(pupil: Pupil, tokenizer: PreTrainedTokenizerBase, *, text_tokens: int, step: int) -> Mapping[str, Tensor]:
-    chosen = list(islice(training_scenes(seed=1_000_003 * SEED + step), BATCH))
+def _loss(pupil: Pupil, tokenizer: PreTrainedTokenizerBase, *, count: int, step: int) -> Mapping[str, Tensor]:
+    chosen = list(islice(training_scenes(seed=1_000_003 * SEED + step), count))
     lessons = [
         lesson(scene, seed=step, hide=row % 2 == 1, unknown=tokenizer.unk_token) for row, scene in enumerate(chosen)
     ]
     ids = tokenizer(
-        [one.text for one in lessons], padding="max_length", max_length=text_tokens, return_tensors="pt"
+        [one.text for one in lessons], padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt"
     ).input_ids
     things_BRA, scene_BS = pupil.reader(pupil.t5(ids)[0])
     labels_BRA = torch.tensor([one.things for one in lessons])
     stands_B2 = torch.tensor([scene_labels(scene) for scene in chosen])
     scores = things_BRA.split(list(ATTRIBUTES.values()), dim=-1)
     figures = {name: _cross_entropy(scores[i], labels_BRA[..., i]) for i, name in enumerate(ATTRIBUTES)}
-    arrangement, count = scene_BS.split([len(ARRANGEMENTS), len(COUNTS) + 1], dim=-1)
-    figures["scene"] = _cross_entropy(arrangement, stands_B2[:, 0]) + _cross_entropy(count, stands_B2[:, 1])
+    arrangement, number = scene_BS.split([len(ARRANGEMENTS), len(COUNTS) + 1], dim=-1)
+    figures["scene"] = _cross_entropy(arrangement, stands_B2[:, 0]) + _cross_entropy(number, stands_B2[:, 1])
     right_BR = (scores[0].argmax(-1) == labels_BRA[..., 0]) | (labels_BRA[..., 0] == NONE)
     figures["right"] = right_BR.all(1).float().mean()
     return {"loss": sum(figures[name] for name in (*ATTRIBUTES, "scene")), **figures}  # type: ignore[dict-item]

@@ -31,10 +31,11 @@ Loss = Callable[[int], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a part learns."""
+    """How long, from how much and how fast a part learns."""
 
     steps: int
-    """Over which the rate falls."""
+    batch: int
+    """Examples a step; the part's loss draws them."""
     lr: float
     warmup: int = 100
     weight_decay: float = 0.01
@@ -43,13 +44,6 @@ class Schedule:
     muon: bool = True
     """Muon for the matrices inside the network, AdamW for embeddings, norms and kernels; else AdamW for all."""
     save_every: int = 100
-    stop: int | None = None
-    """Leave off after this many steps, for another stage to go on from there; None takes them all."""
-
-    @property
-    def last(self) -> int:
-        """The step after which training ends."""
-        return self.stop or self.steps
 
 
 def train(model: nn.Module, loss: Loss, *, schedule: Schedule, folder: Path, title: str, inputs: str = "") -> nn.Module:
@@ -63,14 +57,15 @@ def train(model: nn.Module, loss: Loss, *, schedule: Schedule, folder: Path, tit
     run = _Run(model, schedule=schedule, beginning=_beginning(model, schedule=schedule, inputs=inputs))
     run.resume(folder / CHECKPOINT)
     _forget(folder / LOG, after=run.step)
-    bar = tqdm(total=schedule.last, initial=run.step, desc=title, mininterval=10)
+    bar = tqdm(total=schedule.steps, initial=run.step, desc=title, mininterval=10)
     resumed, before = time.monotonic(), run.seconds
-    while run.step < schedule.last:
+    while run.step < schedule.steps:
         figures = run.update(loss(run.step))
         run.seconds = before + time.monotonic() - resumed
-        if run.step % LOG_EVERY == 0:
+        is_last = run.step == schedule.steps
+        if run.step % LOG_EVERY == 0 or is_last:
             _log(folder / LOG, step=run.step, seconds=run.seconds, figures=figures)
-        if run.step % schedule.save_every == 0 or run.step == schedule.last:
+        if run.step % schedule.save_every == 0 or is_last:
             run.save(folder / CHECKPOINT)
         bar.update()
     bar.close()

@@ -20,10 +20,9 @@ from x2i_platform.mini.training.corpus import pixels_of, training_scenes
 from x2i_platform.mini.training.trainer import Schedule, train
 
 SEED = 11
-BATCH = 32
 PIXEL_SIGMA = 0.07
 """Standard deviation of the Gaussian decoder, of pixels from -1 to 1. Larger: fewer, noisier, more robust latents."""
-SCHEDULE = Schedule(steps=2500, lr=2e-3, muon=False, weight_decay=0.0, ema=0.995)
+SCHEDULE = Schedule(steps=2500, batch=32, lr=2e-3, muon=False, weight_decay=0.0, ema=0.995)
 LATENT_CHANNELS = 16
 STANDARDISED_OVER = 512
 """Pictures."""
@@ -47,17 +46,17 @@ def untrained() -> AutoencoderKL:
     )
 
 
-def build(folder: Path) -> AutoencoderKL:
+def build(folder: Path, *, schedule: Schedule = SCHEDULE) -> AutoencoderKL:
     """Train, or continue to; then set the latents' shift and scale to zero mean and unit variance."""
     vae = untrained()
-    train(vae, lambda step: _loss(vae, step=step), schedule=SCHEDULE, folder=folder, title="vae")
+    train(vae, lambda step: _loss(vae, count=schedule.batch, step=step), schedule=schedule, folder=folder, title="vae")
     vae.eval().requires_grad_(False)
     _standardise(vae)
     return vae
 
 
-def _loss(vae: AutoencoderKL, *, step: int) -> Mapping[str, Tensor]:
-    pixels = pixels_of([picture(scene, seed=step).draw() for scene in islice(scenes(held_out=False, seed=step), BATCH)])
+def _loss(vae: AutoencoderKL, *, count: int, step: int) -> Mapping[str, Tensor]:
+    pixels = pixels_of([picture(scene, seed=step).draw() for scene in islice(scenes(held_out=False, seed=step), count)])
     posterior = vae.encode(pixels).latent_dist
     noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(step))
     decoded = vae.decode(posterior.mean + posterior.std * noise).sample

@@ -41,45 +41,50 @@ from x2i_platform.mini.video import FRAMES, frames
 
 SEED = 15
 PAIRS = FRAMES // 2
-BATCH = 24
-"""Of each kind: captions, pictures, videos."""
-SCHEDULE = Schedule(steps=500, lr=6e-4, warmup=50, ema=0.99)
+SCHEDULE = Schedule(steps=500, batch=24, lr=6e-4, warmup=50, ema=0.99)
+"""The batch is of each kind: captions, pictures, videos."""
 STATES_WEIGHT = 1.0
 
 
-def build(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, *, folder: Path) -> None:
+def build(
+    model: Qwen2_5_VLForConditionalGeneration,
+    tokenizer: Qwen2Tokenizer,
+    *,
+    folder: Path,
+    schedule: Schedule = SCHEDULE,
+) -> None:
     """Train all of the model in place, or continue to."""
     fixed = copy.deepcopy(model).requires_grad_(False)
     model.requires_grad_(True)
 
     def loss(step: int) -> Mapping[str, Tensor]:
-        return _loss(model, fixed, tokenizer, step=step)
+        return _loss(model, fixed, tokenizer, count=schedule.batch, step=step)
 
-    train(model, loss, schedule=SCHEDULE, folder=folder, title="video")
+    train(model, loss, schedule=schedule, folder=folder, title="video")
     model.requires_grad_(False)
 
 
-def _loss(model: Any, fixed: Any, tokenizer: Qwen2Tokenizer, *, step: int) -> Mapping[str, Tensor]:
+def _loss(model: Any, fixed: Any, tokenizer: Qwen2Tokenizer, *, count: int, step: int) -> Mapping[str, Tensor]:
     """The sum over the three kinds. What is told may leave sizes and places open, what is shown can't."""
     draw = random.Random(f"video {SEED} {step}")
     seed = 1_000_003 * SEED + step
-    pictures = training_pictures(seed=seed, count=2 * BATCH)
-    shown, filmed = pictures[:BATCH], pictures[BATCH:]
-    captioned = list(islice(training_scenes(seed=seed), BATCH))
+    pictures = training_pictures(seed=seed, count=2 * count)
+    shown, filmed = pictures[:count], pictures[count:]
+    captioned = list(islice(training_scenes(seed=seed), count))
     chosen = [*captioned, *(one.scene for one in pictures)]
     answers = [describe(plainest(scene)) for scene in chosen]
 
     def hidden(batch: Dialogues) -> Dialogues:
-        return hide(batch, rows=BATCH, seed=step, token=hidden_token(tokenizer))
+        return hide(batch, rows=count, seed=step, token=hidden_token(tokenizer))
 
     english = hidden(dialogues(tokenizer, [caption(scene, seed=step) for scene in chosen], answers=answers))
     with torch.no_grad():
         goals, _ = run(fixed, english)
 
     told = [caption(scene, language=draw.choice(LANGUAGES), seed=step + 1) for scene in captioned]
-    text = hidden(dialogues(tokenizer, told, answers=answers[:BATCH]))
-    image = hidden(vision_dialogues(tokenizer, answers=answers[BATCH : 2 * BATCH]))
-    video = hidden(vision_dialogues(tokenizer, answers=answers[2 * BATCH :], kind="video", pairs=PAIRS))
+    text = hidden(dialogues(tokenizer, told, answers=answers[:count]))
+    image = hidden(vision_dialogues(tokenizer, answers=answers[count : 2 * count]))
+    video = hidden(vision_dialogues(tokenizer, answers=answers[2 * count :], kind="video", pairs=PAIRS))
     clips = video_patches_of([frames(one, seed=step) for one in filmed])
     outputs: dict[str, tuple[Dialogues, Any]] = {
         "text": (text, run(model, text)),
@@ -89,7 +94,7 @@ def _loss(model: Any, fixed: Any, tokenizer: Qwen2Tokenizer, *, step: int) -> Ma
     figures: dict[str, Tensor] = {}
     for index, (kind, (batch, (states, logits_BSV))) in enumerate(outputs.items()):
         found = cross_entropies(logits_BSV, batch)
-        part = slice(index * BATCH, (index + 1) * BATCH)
+        part = slice(index * count, (index + 1) * count)
         goal = [layer_BSH[part][english.answer_BS[part]] for layer_BSH in goals]
         apart = apart_from(goal, states, batch)
         figures |= {kind: found["answer"], f"{kind}_exact": found["exact"], f"{kind}_apart": apart}

@@ -37,9 +37,8 @@ SEED = 14
 PATCH, MERGE, FRAMES = 8, 2, 2
 CELL = PATCH * MERGE
 CELLS = SIDE // CELL
-TOWER_BATCH, BATCH = 64, 48
-TOWER_SCHEDULE = Schedule(steps=800, lr=2e-3, warmup=100, ema=0.998)
-SCHEDULE = Schedule(steps=2000, lr=1.5e-3, warmup=100, ema=0.998)
+TOWER_SCHEDULE = Schedule(steps=800, batch=64, lr=2e-3, warmup=100, ema=0.998)
+SCHEDULE = Schedule(steps=2000, batch=48, lr=1.5e-3, warmup=100, ema=0.998)
 STATES_WEIGHT = 1.0
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -60,23 +59,39 @@ class Tower(nn.Module):
         return outputs
 
 
-def pretrain_tower(model: Qwen2_5_VLForConditionalGeneration, *, folder: Path) -> None:
+def pretrain_tower(
+    model: Qwen2_5_VLForConditionalGeneration, *, folder: Path, schedule: Schedule = TOWER_SCHEDULE
+) -> None:
     """Teach the tower alone what stands where."""
     visual = model.model.visual.requires_grad_(True)
     tower = Tower(visual, width=model.config.text_config.hidden_size)
-    train(tower, lambda step: _tower_loss(tower, step=step), schedule=TOWER_SCHEDULE, folder=folder, title="tower")
+
+    def loss(step: int) -> Mapping[str, Tensor]:
+        return _tower_loss(tower, count=schedule.batch, step=step)
+
+    train(tower, loss, schedule=schedule, folder=folder, title="tower")
 
 
-def build(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, *, folder: Path) -> None:
+def build(
+    model: Qwen2_5_VLForConditionalGeneration,
+    tokenizer: Qwen2Tokenizer,
+    *,
+    folder: Path,
+    schedule: Schedule = SCHEDULE,
+) -> None:
     """Teach the tower and merger to be understood by the frozen language model."""
     model.requires_grad_(False)
     model.model.visual.requires_grad_(True)
-    train(model, lambda step: _loss(model, tokenizer, step=step), schedule=SCHEDULE, folder=folder, title="vision")
+
+    def loss(step: int) -> Mapping[str, Tensor]:
+        return _loss(model, tokenizer, count=schedule.batch, step=step)
+
+    train(model, loss, schedule=schedule, folder=folder, title="vision")
     model.requires_grad_(False)
 
 
-def _tower_loss(tower: Tower, *, step: int) -> Mapping[str, Tensor]:
-    pictures = training_pictures(seed=1_000_003 * SEED + step, count=TOWER_BATCH)
+def _tower_loss(tower: Tower, *, count: int, step: int) -> Mapping[str, Tensor]:
+    pictures = training_pictures(seed=1_000_003 * SEED + step, count=count)
     outputs = tower(patches_of([one.draw() for one in pictures]), grid=grids(len(pictures)))
     labels = torch.tensor([label for one in pictures for label in cell_labels(one)])
     losses = [nn.functional.cross_entropy(each, labels[:, i]) for i, each in enumerate(outputs)]
@@ -85,14 +100,16 @@ def _tower_loss(tower: Tower, *, step: int) -> Mapping[str, Tensor]:
     return {"loss": torch.stack(losses).sum(), "exact": exact.float().mean()}
 
 
-def _loss(model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, *, step: int) -> Mapping[str, Tensor]:
-    pictures = training_pictures(seed=2_000_003 * SEED + step, count=BATCH)
+def _loss(
+    model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, *, count: int, step: int
+) -> Mapping[str, Tensor]:
+    pictures = training_pictures(seed=2_000_003 * SEED + step, count=count)
     answers = [describe(plainest(one.scene)) for one in pictures]
     told = [caption(one.scene, seed=step) for one in pictures]
     token = hidden_token(tokenizer)
-    shown = hide(vision_dialogues(tokenizer, answers=answers), rows=BATCH, seed=step, token=token)
+    shown = hide(vision_dialogues(tokenizer, answers=answers), rows=count, seed=step, token=token)
     states, logits_BSV = run_with_vision(model, shown, patches=patches_of([one.draw() for one in pictures]))
-    text = hide(dialogues(tokenizer, told, answers=answers), rows=BATCH, seed=step, token=token)
+    text = hide(dialogues(tokenizer, told, answers=answers), rows=count, seed=step, token=token)
     with torch.no_grad():
         goals, _ = run(model, text)
     apart = apart_from([layer_BSH[text.answer_BS] for layer_BSH in goals], states, shown)

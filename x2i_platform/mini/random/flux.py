@@ -1,4 +1,4 @@
-"""Writes `mini:flux`: a FluxPipeline folder with every part of FLUX.1-dev, at a width of 96 instead of 3072.
+"""Writes `mini:random-flux`: a FluxPipeline folder with every part of FLUX.1-dev, at a width of 96 instead of 3072.
 
 Invariant: one latent pixel covers 8 image pixels and 2 x 2 of them make a token, as in FLUX.1, so that a 64-pixel
 canvas is 16 image tokens and a recipe's arithmetic holds at both sizes.
@@ -12,7 +12,7 @@ from pathlib import Path
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
 
-from x2i_platform.mini.random_weights import fill
+from x2i_platform.mini.random.weights import fill
 from x2i_platform.mini.vocabularies import CLIP_TOKENS, clip_tokenizer, t5_tokenizer
 
 SEED = 1000

@@ -1,12 +1,7 @@
-"""Writes `mini:qwen2.5-vl`: a Qwen2.5-VL folder (language model, vision tower, tokenizer, processors), 64 wide.
-
-Invariant: the processor's settings are written as plain data, so the folder is the same wherever it is built; only
-*loading* `AutoProcessor` needs torchvision.
-"""
+"""Writes `mini:random-qwen2.5-vl`: Qwen2.5-VL (language model, vision tower, tokenizer, processors), 64 wide."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +9,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 
 from x2i_platform.config import REFERENCE_TEMPLATE
 from x2i_platform.mini import chat_template_path
-from x2i_platform.mini.random_weights import fill
+from x2i_platform.mini.processors import write_processors
+from x2i_platform.mini.random.weights import fill
 from x2i_platform.mini.vocabularies import QWEN_TOKENS, VISION_TOKENS, qwen_tokenizer
 
 SEED = 2000
@@ -75,39 +71,3 @@ def _config(words: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
 def _thirds(total: int) -> list[int]:
     """`total` in three parts that differ by at most one, the first the smallest."""
     return [total // 3, (total + 1) // 3, (total + 2) // 3]
-
-
-def write_processors(folder: Path, *, patch: int, merge: int, side_limit: int) -> None:
-    """How images and videos are cut to patches; those of more than `side_limit` squared pixels are scaled down."""
-    settings = _processors(patch=patch, merge=merge, side_limit=side_limit)
-    text = json.dumps(settings, indent=2, sort_keys=True)
-    (folder / "processor_config.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _processors(*, patch: int, merge: int, side_limit: int) -> dict[str, object]:
-    pixels = {
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": [0.48145466, 0.4578275, 0.40821073],
-        "image_std": [0.26862954, 0.26130258, 0.27577711],
-        "merge_size": merge,
-        "patch_size": patch,
-        "resample": 3,  # bicubic
-        "rescale_factor": 1 / 255,
-        "size": {"shortest_edge": (patch * merge) ** 2, "longest_edge": side_limit**2},
-        "temporal_patch_size": 2,
-    }
-    video = {
-        "cap_pixels_per_frame": True,
-        "do_sample_frames": False,
-        "min_frames": 2,
-        "max_frames": 64,
-        "return_metadata": False,
-    }
-    return {
-        "processor_class": "Qwen2_5_VLProcessor",
-        "image_processor": {**pixels, "image_processor_type": "Qwen2VLImageProcessor"},
-        "video_processor": {**pixels, **video, "video_processor_type": "Qwen2VLVideoProcessor"},
-    }

@@ -1,0 +1,39 @@
+"""What chance decides for a sample: whose states it gives, which tokens are kept of it.
+
+Invariant: every draw is a function of the sample's id and the recipe alone, so it is the same in every run.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from x2i_platform.config import MLLMConfig, States, TargetsConfig
+from x2i_platform.features.schema import sample_seed
+
+
+def states_kind(sample_id: str, *, config: MLLMConfig) -> States:
+    """Whose states a caption gives; `mixed` decides by its id, so it is the same in every run."""
+    if config.states != "mixed":
+        return config.states
+    return "answer" if sample_seed(sample_id, seed=0, purpose="states") % 2 else "prompt"
+
+
+def draw_tokens(sample_id: str, *, config: TargetsConfig, num_text: int, num_image: int) -> tuple[Tensor, Tensor]:
+    """Sorted indices of the text and of the image tokens kept for a sample, each drawn without replacement."""
+    generator = torch.Generator().manual_seed(sample_seed(sample_id, seed=config.seed, purpose="tokens"))
+
+    def draw(kept: int | str, total: int) -> Tensor:
+        count = total if kept == "all" else min(int(kept), total)
+        return torch.randperm(total, generator=generator)[:count].sort().values
+
+    return draw(config.text_tokens, num_text), draw(config.image_tokens, num_image)
+
+
+def kept_tokens(tap: str, *, text_idx: Tensor, image_idx: Tensor, num_text: int) -> Tensor:
+    """Positions in a tap's own token axis: a single block's joint stream has the text tokens first."""
+    if tap.endswith(".text"):
+        return text_idx
+    if tap.endswith(".image"):
+        return image_idx
+    return torch.cat([text_idx, image_idx + num_text])
