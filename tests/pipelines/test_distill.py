@@ -159,7 +159,7 @@ def test_a_killed_worker_and_a_killed_driver_continue_in_one_run(tmp_path: Path,
     output, errors = second.communicate(timeout=400)
     assert second.returncode == 0, errors.decode()[-3000:]
     report = json.loads(output)
-    assert report["model"] == "models:/mini/1"
+    assert report["model"] == "models:/random/1"
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name(distill.EXPERIMENT)
     assert experiment is not None
