@@ -88,6 +88,8 @@ def _train(
         vocab_size=pieces,
         min_frequency=2,
         initial_alphabet=alphabet,
+        # Named here they have fixed ids; the trainer would number those it meets in the order of a random hash.
+        special_tokens=[piece + end_of_word_suffix for piece in alphabet] if end_of_word_suffix else [],
         end_of_word_suffix=end_of_word_suffix,
         show_progress=False,
     )

@@ -23,8 +23,8 @@ from x2i_platform.models.text_encoders import TextEncoders
 from x2i_platform.recipes import load
 
 CAPTIONS = ["a red circle", "two small green stars", "a blue heart above a black cross"]
-LEARNT_ANEW = {Path("flux/vae/config.json"), Path("flux/tokenizer/tokenizer.json")}
-"""The mean and spread of trained latents; and CLIP's pieces of equal count, which come in another order each time."""
+LEARNT_ANEW = {Path("flux/vae/config.json")}
+"""It holds the mean and spread of trained latents."""
 SETTINGS = load("mini", shipped=RECIPES, overrides=["generate.num_inference_steps=2"]).generate
 
 
