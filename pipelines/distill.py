@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -20,14 +20,16 @@ from typing import Any
 import ray
 import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
+from pipelines.process_group import GroupConfig
 from pipelines.ray_session import Need, ray_session
+from pipelines.run_lock import alone
 from pipelines.training_job import Job
 from x2i_platform.config import Recipe
 from x2i_platform.distill.checkpoint import TRAINING_FILES
-from x2i_platform.errors import TrainingError, X2IError
+from x2i_platform.errors import TrainingError, X2IError, redacted
 from x2i_platform.features.files import Files
 from x2i_platform.features.schema import MLLM, TEXT
 from x2i_platform.features.store import FeatureStore
@@ -47,7 +49,7 @@ class Destination:
     """Where a training leaves things."""
 
     name: str
-    tracking_uri: str
+    tracking_uri: str = field(repr=False)
     runs: str
     """Folder or URL for checkpoints, which every worker can reach."""
 
@@ -69,9 +71,14 @@ class Report:
 
 
 def run(job: Job, destination: Destination, *, address: str | None, on_progress: Progress) -> Report:
-    """Train, or continue training, and register the result."""
-    started = time.monotonic()
+    """Train, or continue training, and register the result. Waits while the same training runs elsewhere."""
     runs = destination.runs if "://" in destination.runs else str(Path(destination.runs).absolute())
+    with alone(job.run_name, runs=runs, database=tracking.sqlite_file(destination.tracking_uri)):
+        return _run(job, destination, runs=runs, address=address, on_progress=on_progress)
+
+
+def _run(job: Job, destination: Destination, *, runs: str, address: str | None, on_progress: Progress) -> Report:
+    started = time.monotonic()
     folder = Files(f"{runs}/{job.run_name}")
     if done := _earlier_result(folder, destination):
         return done
@@ -86,18 +93,25 @@ def run(job: Job, destination: Destination, *, address: str | None, on_progress:
     except X2IError:
         tracking.finish(info, status="FAILED")
         raise
-    folder.publish(RESULT_FILE, json.dumps(asdict(report), indent=1).encode())
+    _keep(report, folder)
     tracking.finish(info)
     return report
+
+
+def _keep(report: Report, folder: Files) -> None:
+    folder.publish(RESULT_FILE, json.dumps(asdict(report), indent=1).encode())
 
 
 def _earlier_result(folder: Files, destination: Destination) -> Report | None:
     """The report of a training that is done and whose version is still registered where this one would go."""
     if not folder.exists(RESULT_FILE):
         return None
-    report = Report(**json.loads(folder.read(RESULT_FILE)))
+    stored = Report(**json.loads(folder.read(RESULT_FILE)))
+    report = replace(stored, tracking_uri=redacted(stored.tracking_uri))
+    if report != stored:  # passwords were kept once
+        _keep(report, folder)
     registered = {version.uri for model in list_models(destination.tracking_uri) for version in model.versions}
-    same_place = report.tracking_uri == destination.tracking_uri and report.model in registered
+    same_place = report.tracking_uri == redacted(destination.tracking_uri) and report.model in registered
     named = report.model == f"models:/{destination.name}/{report.version}"
     return replace(report, already_trained=True) if same_place and named else None
 
@@ -125,7 +139,7 @@ def _fit(job: Job, *, info: tracking.RunInfo, runs: str, on_progress: Progress) 
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "info": info, "events": events},
-        torch_config=TorchConfig(backend="nccl" if resources.num_gpus else "gloo"),
+        torch_config=GroupConfig(backend="nccl" if resources.num_gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=resources.workers, use_gpu=resources.num_gpus > 0, resources_per_worker=per_worker
         ),
@@ -201,7 +215,7 @@ def _register(
         version=version.version,
         alias=f"models:/{version.name}@candidate",
         run_id=info.run_id,
-        tracking_uri=info.tracking_uri,
+        tracking_uri=redacted(info.tracking_uri),
         checkpoint=result.checkpoint.path,
         steps=job.recipe.train.steps,
         metrics=metrics,

@@ -16,19 +16,19 @@ from typing import Any
 
 import ray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from pipelines.ray_session import Need, bounded_restarts, explained, ray_session
 from x2i_platform import fingerprint
 from x2i_platform.config import GenerateConfig, Recipe, digest
-from x2i_platform.errors import X2IError, from_text, to_text
+from x2i_platform.errors import X2IError, from_text, redacted, to_text
 from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.features.files import Files
 from x2i_platform.models.devices import choose_device
 from x2i_platform.models.weights import identity
 from x2i_platform.recipes import override
+from x2i_platform.serving.api import text_chunks
 from x2i_platform.serving.generator import Generator, ImageRequest, read_recipe
 from x2i_platform.serving.requests import Numbered, read_requests
 
@@ -122,9 +122,7 @@ class GeneratorActor:
 
 def png_bytes(image: Image.Image, row: dict[str, Any]) -> bytes:
     """A PNG that says in its text chunks how it was made."""
-    chunks = PngInfo()
-    chunks.add_itxt("prompt", row["prompt"])
-    chunks.add_itxt("x2i", json.dumps({"seed": row["seed"], "model": row["model"], **row["settings"]}))
+    chunks = text_chunks(row["prompt"], {"seed": row["seed"], "model": row["model"], **row["settings"]})
     buffer = io.BytesIO()
     image.save(buffer, format="png", pnginfo=chunks)
     return buffer.getvalue()
@@ -181,7 +179,7 @@ def _make(
 
 def _write_results(files: Files, rows: list[dict[str, Any]], *, errors: dict[int, str | None], requests: str) -> None:
     files.publish(INDEX_FILE, _json_lines(rows))
-    refused = [{"source": requests, "line": line, "error": reason} for line, reason in sorted(errors.items())]
+    refused = [{"source": redacted(requests), "line": line, "error": reason} for line, reason in sorted(errors.items())]
     files.publish(ERRORS_FILE, _json_lines(refused))
     if rows:
         shown = [(row["prompt"], [Image.open(io.BytesIO(files.read(row["file"])))]) for row in rows[:SHEET_IMAGES]]

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 
 import ray
@@ -19,6 +19,7 @@ from ray._private import ray_constants
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 
+from pipelines.ray_keys import own_keys
 from x2i_platform.errors import ClusterError
 
 OBJECT_STORE_BYTES = 200 * 1024**2
@@ -46,12 +47,13 @@ def ray_session(address: str | None, *, need: Need) -> Iterator[None]:
     """
     address = address or os.environ.get("RAY_ADDRESS")
     # Threads of Ray's print on stdout what happens to its workers; only results belong there.
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), ExitStack() as stack:
         try:
             if address:
                 _require_answer(address)
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
             else:
+                stack.enter_context(own_keys())
                 _start_here(need)
         except (OSError, ValueError, RuntimeError) as error:
             place, reason = address or "this machine", " ".join(str(error).split())
@@ -91,8 +93,7 @@ def explained(error: Exception) -> Exception:
 
 
 def _start_here(need: Need) -> None:
-    """A cluster of this machine alone, all of whose ports are on loopback: it runs any code it is sent, unasked."""
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    """A cluster of this machine alone, whose own ports are on loopback: it runs any code it is sent, unasked."""
     # Ray replaces 127.0.0.1 by the machine's outer address, and then listens there, unless clusters are disabled.
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"

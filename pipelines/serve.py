@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from ray import serve
 
+from pipelines.ray_keys import is_locked
 from pipelines.ray_session import Need, ray_session
 from x2i_platform.errors import ClusterError
 from x2i_platform.registry import models
@@ -20,6 +21,11 @@ from x2i_platform.serving.app import build
 from x2i_platform.serving.generator import read_recipe
 
 APPLICATION = "x2i-platform"
+OPEN_PORT = (
+    "this Ray cluster takes calls from anybody: each replica opens a port on every address of its node, and whoever "
+    "reaches it runs code there; start the cluster with RAY_AUTH_MODE=token or RAY_USE_TLS=1 (docs/security.md)"
+)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ def run(
     }
     need = Need(cpus=endpoint.replicas * endpoint.num_cpus, gpus=endpoint.replicas * num_gpus)
     with ray_session(address, need=need), _until_told_to_stop(), _http(endpoint):
+        if not is_locked():
+            log.warning(OPEN_PORT)
         _deploy(arguments)
         on_ready(endpoint.url)
         threading.Event().wait()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ from pipelines.plan import plan_recipe
 from x2i_platform import fingerprint
 from x2i_platform.config import Recipe, digest
 from x2i_platform.distill.data import split
-from x2i_platform.errors import ConfigError
-from x2i_platform.features.store import FeatureStore, Manifest
+from x2i_platform.features.store import FeatureStore
 from x2i_platform.models.alignnet import AlignNetDims
 from x2i_platform.models.catalog import dit_dims, mllm_dims
+from x2i_platform.models.dims import t5_attention
 
 
 @dataclass(frozen=True)
@@ -36,22 +36,20 @@ class Job:
 
 
 def plan(recipe: Recipe, *, store: str) -> Job:
-    """Check that the store was made by this recipe and holds complete shards; reads no tensor."""
+    """Check that the store was made by this recipe and is whole; reads no tensor."""
     features = FeatureStore.open(store)
     features.require(fingerprint.features(recipe))
-    manifest = features.manifest()
+    manifest = features.whole_manifest()
     shards = manifest.complete_shards()
-    complete = set(shards)
-    usable = Manifest(manifest.fingerprint, tuple(c for c in manifest.commits if c.shard in complete))
     train, held_out = split(features, shards, validation_share=recipe.train.validation_share)
-    identity = fingerprint.training(recipe, manifest_digest=usable.digest, store_fingerprint=manifest.fingerprint)
+    identity = fingerprint.training(recipe, manifest_digest=manifest.digest, store_fingerprint=manifest.fingerprint)
     return Job(
         recipe=recipe,
         store=store if "://" in store else str(Path(store).absolute()),
         shards=tuple(shards),
         train_samples=len(train),
         held_out_samples=len(held_out),
-        manifest_digest=usable.digest,
+        manifest_digest=manifest.digest,
         key=digest(identity),
         dims=alignnet_dims(recipe),
     )
@@ -61,19 +59,16 @@ def alignnet_dims(recipe: Recipe) -> AlignNetDims:
     """AlignNet's sizes between the recipe's two models. Raises ConfigError for heads that don't divide the width."""
     teacher = dit_dims(recipe.teacher.model, revision=recipe.teacher.revision)
     mllm = mllm_dims(recipe.mllm.model, revision=recipe.mllm.revision)
-    dims = AlignNetDims(
+    heads, head_dim = t5_attention(recipe.alignnet, hidden_size=mllm.hidden_size)
+    return AlignNetDims(
         num_layers=mllm.num_states,
         hidden_size=mllm.hidden_size,
         text_tokens=recipe.teacher.text_tokens,
         prompt_dim=teacher.joint_dim,
         pooled_dim=teacher.pooled_dim,
+        t5_heads=heads,
+        t5_head_dim=head_dim,
     )
-    heads = recipe.alignnet.t5_heads
-    if heads is None:
-        return dims
-    if mllm.hidden_size % heads:
-        raise ConfigError(f"alignnet.t5_heads = {heads} doesn't divide the MLLM's hidden width {mllm.hidden_size}")
-    return replace(dims, t5_heads=heads, t5_head_dim=mllm.hidden_size // heads)
 
 
 def describe(job: Job) -> dict[str, Any]:

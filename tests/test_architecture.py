@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "draws": {"features"},
     "stages": {"models", "features", "draws"},
     "distill": {"models", "features"},
-    "serving": {"models", "registry"},
+    "serving": {"fingerprint", "models", "registry"},
     "pipelines": {
         *("captions", "recipes", "fingerprint", "models", "features", "stages", "distill", "registry"),
         *("serving", "evaluation", "mini", "pipelines"),
@@ -43,7 +43,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "mlflow": ("x2i_platform/registry/",),
     "deepspeed": ("x2i_platform/distill/strategy.py",),
     "ray.serve": ("x2i_platform/serving/app.py", "pipelines/serve.py"),
-    "ray.train": ("pipelines/distill.py", "pipelines/train_worker.py"),
+    "ray.train": ("pipelines/distill.py", "pipelines/process_group.py", "pipelines/train_worker.py"),
     "ray.data": ("pipelines/precompute.py", "pipelines/generate.py", "pipelines/ray_session.py"),
     "ray": ("pipelines/", "x2i_platform/serving/app.py"),
     "duckdb": (),

@@ -37,6 +37,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "alignnet.fusion": ("mean", set()),
     "alignnet.t5_layers": (2, set()),
     "alignnet.t5_heads": (2, set()),
+    "alignnet.t5_head_dim": (8, set()),
     "alignnet.padding": ("none", set()),
     "alignnet.init_seed": (1, set()),
     "targets.taps": ("double", {"targets"}),

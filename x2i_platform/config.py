@@ -98,8 +98,10 @@ class AlignNetConfig(Frozen):
     t5_layers: Whole = 0
     """Layers of the optional gated-GELU T5 encoder stack before the fusion; 0 in every released checkpoint."""
     t5_heads: Count | None = None
-    """Attention heads of that stack, which share the hidden width; None gives one of width 128 to each 128 of it, as
-    the released code does."""
+    """Attention heads of that stack; None gives one to each `t5_head_dim` of the hidden width."""
+    t5_head_dim: Count | None = None
+    """Width of each; None: 128, or where `t5_heads` is given, an equal share of the hidden width. The released code
+    has 28 × 128 for Qwen2.5-VL, the 3B (hidden width 2048) too, and 12 × 64 for InternVL2.5-1B (896)."""
     padding: Padding = "zero"
     """`zero`: zeroed MLLM states pad up to the teacher's text length; `reference`: whatever the MLLM computes at padded
     positions; `none`: only valid tokens condition the DiT."""

@@ -1,8 +1,42 @@
-"""Every error a user can cause, as one family: the command line prints these as one line and exits with 2."""
+"""Every error a user can cause, as one family: the command line prints these as one line and exits with 2.
+
+Invariant: no message shows a password that stands in a URL.
+"""
+
+from __future__ import annotations
+
+import re
+
+URL = re.compile(r"(?<!/)//(?!/)(\S+)")
+"""What follows a scheme; three slashes begin a path, which has no user."""
+NO_SLASHES = re.compile(r"(?<![\w/.+-])[\w.+-]+:(?![/\s])\S*@(?=\S)")
+"""`user:password@host`, with or without a scheme of the same form before it; not `models:/name@alias`."""
+SECRET_VALUE = re.compile(
+    r"([?&;][^=&\s]*(?:pass|pwd|secret|token|key|credential|signature|odbc_connect)[^=&\s]*=)[^&\s]+", re.IGNORECASE
+)
+
+
+def redacted(text: str) -> str:
+    """The text without user names, passwords and secret parameters of the URLs in it.
+
+    A password may hold `/` and `@` unescaped, so of several ways to read a URL the one that hides most is taken.
+    """
+    return SECRET_VALUE.sub(r"\1***", NO_SLASHES.sub("***@", URL.sub(_without_user, text)))
+
+
+def _without_user(url: re.Match[str]) -> str:
+    rest = url.group(1)
+    _, at, place = rest.rpartition("@")
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    # In `s3://bucket/run@1` the `@` is no user's; in `mysql://me:a/b@host` it is.
+    return f"//***@{place}" if at and re.search("[:@]", authority) else url.group(0)
 
 
 class X2IError(Exception):
     """Base class. The message names the thing, the value found, and what would be right."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(redacted(message))
 
 
 class ConfigError(X2IError):

@@ -40,13 +40,14 @@ def features(recipe: Recipe) -> dict[str, dict[str, Any]]:
 def training(recipe: Recipe, *, manifest_digest: str, store_fingerprint: dict[str, Any]) -> dict[str, Any]:
     """Fingerprint of a training: the data, AlignNet's shape and how it is trained.
 
-    Without a warm start nothing is said of one: as it was before there could be one.
+    What is said of a warm start and of heads' width stays out where there is none: as it was before there could be.
     """
+    heads = {"t5_head_dim"} if recipe.alignnet.t5_head_dim is None else set()
     unused = set() if recipe.train.warm_start_steps else {"warm_start_steps", "warm_start_lr"}
     return {
         "manifest": manifest_digest,
         "features": store_fingerprint,
-        "alignnet": recipe.alignnet.model_dump(mode="json"),
+        "alignnet": recipe.alignnet.model_dump(mode="json", exclude=heads),
         "train": recipe.train.model_dump(mode="json", exclude=unused),
     }
 

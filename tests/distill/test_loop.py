@@ -71,6 +71,24 @@ def test_the_average_follows_the_weights(sampled, uninterrupted, tmp_path) -> No
     assert torch.equal(saved.mlp.fc[1].bias, uninterrupted.states[11].ema["mlp.fc.1.bias"])
 
 
+def test_what_ships_is_what_is_validated(sampled, uninterrupted, tmp_path) -> None:
+    state = uninterrupted.states[11]
+    for metric, weights in (
+        ("validation_kl_per_token", state.ema),
+        ("validation_kl_per_token_raw", state.optimizer.weights),
+    ):
+        trainer = sampled.trainer("train.steps=1")  # no average; it is validated before its first step
+        trainer.alignnet.load_state_dict(weights)
+        fresh = Recorder(tmp_path).run(trainer)
+        assert fresh.series("validation_kl_per_token")[0] == pytest.approx(uninterrupted.series(metric)[11], rel=1e-5)
+        assert not fresh.series("validation_kl_per_token_raw")
+    assert list(uninterrupted.series("validation_kl_per_token_raw")) == [4, 8, 11]  # none before the first average
+    assert (
+        len({uninterrupted.series(name)[11] for name in ("validation_kl_per_token", "validation_kl_per_token_raw")})
+        == 2
+    )
+
+
 def test_accumulation_is_a_larger_batch(sampled, tmp_path) -> None:
     plain = Recorder(tmp_path / "plain").run(sampled.trainer())
     accumulated = Recorder(tmp_path / "accumulated").run(sampled.trainer("train.accumulation=4"))
@@ -115,7 +133,7 @@ def test_a_gradient_that_is_not_finite_updates_nothing(sampled, tmp_path) -> Non
     trainer.alignnet.mlp.fc[1].bias.register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(TrainingError, match=r"step 3: gradient norm is (inf|nan); nothing was updated"):
         recorder.run(trainer)
-    assert_equal_states(TrainingState(trainer.strategy.state(), trainer.ema), recorder.states[2])
+    assert_equal_states(TrainingState(trainer.strategy.state(), trainer.average.weights), recorder.states[2])
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:

@@ -112,7 +112,7 @@ def test_each_phase_logs_on_steps_of_its_own(uninterrupted) -> None:
     assert list(uninterrupted.states) == [4, 7, 11, 15, 18]  # each phase ends with a checkpoint
     kinds = {frozenset(metrics) for _, metrics in uninterrupted.logged}
     assert frozenset(f"warm_start/{name}" for name in ("loss", "lr", "grad_norm")) in kinds
-    assert len(kinds) == 4
+    assert len(kinds) == 5  # validation before the first average, and after
     config = TrainConfig(warm_start_steps=7, warm_start_lr=0.01, warmup_steps=2)
     rates = {step: warm_start_rate(step - 1, config=config) for step in warm}
     assert uninterrupted.series("warm_start/lr") == rates

@@ -123,6 +123,54 @@ def test_a_record_of_a_newer_version_may_say_more(store: FeatureStore) -> None:
     assert Commit.from_json(before[0].to_json(), name=before[0].record) == before[0]
 
 
+def test_a_store_that_lost_records_is_not_whole(store: FeatureStore) -> None:
+    for shard, caption in enumerate(["a red circle", "a blue square", "two green triangles"]):
+        write_tables(store, shard, [caption])
+    manifest = store.publish_manifest()
+    assert store.whole_manifest() == manifest
+    record = folder_of(store) / "commits" / MLLM / "000001.json"
+    kept = record.read_bytes()
+    record.unlink()
+    with pytest.raises(
+        StoreError, match=r"lacks commit records of shards 1 \(mllm\); rerun the same precompute command"
+    ):
+        store.whole_manifest()
+    record.write_bytes(kept)
+    plan = folder_of(store) / "commits" / SAMPLES / "000000.json"
+    plan.rename(plan.with_suffix(".lost"))
+    with pytest.raises(StoreError, match=r"shards 0 \(samples\); restore 'commits/samples' from a copy"):
+        store.whole_manifest()
+    plan.with_suffix(".lost").rename(plan)
+    for table in (SAMPLES, *FEATURE_TABLES):  # the last shard, so no gap in the numbers tells
+        (folder_of(store) / "commits" / table / "000002.json").unlink()
+    with pytest.raises(
+        StoreError, match=r"lacks 'commits/mllm/000002\.json' and 3 more, which 'manifest\.json' counts"
+    ):
+        store.whole_manifest()
+    (folder_of(store) / "manifest.json").write_bytes(b'{"files": 3}')
+    with pytest.raises(StoreError, match=r"manifest\.json' is damaged; rerun precompute"):
+        store.whole_manifest()
+
+
+def test_another_recipe_adopts_no_shards_of_a_store_that_lost_its_header(
+    store: FeatureStore, fingerprint: Fingerprint
+) -> None:
+    write_tables(store, 0, ["a red circle"])
+    header = folder_of(store) / "store.json"
+    kept = header.read_bytes()
+    header.unlink()
+    other = {**fingerprint, MLLM: {**fingerprint[MLLM], "more": 1}}
+    for ask in (FeatureStore.check, FeatureStore.create):
+        with pytest.raises(StoreError, match=r"was made by another recipe than this one; restore 'store\.json'"):
+            ask(store.files.url, fingerprint=other)
+        assert not header.exists()
+    FeatureStore.create(store.files.url, fingerprint=fingerprint)
+    assert header.read_bytes() == kept
+    header.write_bytes(json.dumps({"format": 1, "fingerprint": other}).encode())  # as an older version would have
+    with pytest.raises(StoreError, match="made by another recipe"):
+        FeatureStore.open(store.files.url).commit_of(MLLM, 0)
+
+
 @pytest.mark.parametrize(
     ("header", "problem"),
     [

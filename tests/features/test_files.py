@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import resource
+import stat
+import tempfile
 import time
 from pathlib import Path
 
@@ -76,6 +78,70 @@ def test_sweep_drops_what_the_killed_left_and_nothing_else(tmp_path: Path) -> No
         assert not old.exists()
     assert not fresh.exists()
     assert files.read("kept.json") == b"{}"
+
+
+@pytest.fixture
+def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    """A store that is no local folder, on a machine whose temporary folder is `tmp_path / "shared"`."""
+    (tmp_path / "shared").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "shared"))
+    return Files("memory://store")
+
+
+def old_file(folder: Path) -> Path:
+    folder.mkdir()
+    path = folder / "thesis.txt"
+    path.write_text("years of work")
+    os.utime(path, (0, 0))
+    return path
+
+
+def test_a_link_in_place_of_the_scratch_folder_is_refused_and_leads_to_no_harm(tmp_path: Path, remote: Files) -> None:
+    precious = old_file(tmp_path / "home")
+    local = Files(str(tmp_path / "store"))
+    (tmp_path / "store").mkdir()
+    for files, link in (
+        (local, tmp_path / "store" / ".tmp"),
+        (remote, tmp_path / "shared" / f"x2i-platform-{os.getuid()}"),
+    ):
+        link.symlink_to(precious.parent)
+        with pytest.raises(StoreError, match=f"scratch folder '{link}' is a link or a file; remove it"):
+            files.sweep()
+        with pytest.raises(StoreError, match="is a link"), files.scratch_file():
+            pytest.fail("wrote there")
+    assert precious.read_text() == "years of work"
+    assert [path.name for path in precious.parent.iterdir()] == ["thesis.txt"]
+
+
+def test_links_and_folders_in_the_scratch_folder_are_left_alone(tmp_path: Path) -> None:
+    files = Files(str(tmp_path))
+    precious = old_file(tmp_path / "home")
+    (tmp_path / ".tmp" / "folder").mkdir(parents=True)
+    (tmp_path / ".tmp" / "link").symlink_to(precious)
+    os.utime(tmp_path / ".tmp" / "folder", (0, 0))
+    os.utime(tmp_path / ".tmp" / "link", (0, 0), follow_symlinks=False)
+    files.sweep()
+    assert precious.exists()
+    assert {path.name for path in (tmp_path / ".tmp").iterdir()} == {"folder", "link"}
+
+
+def test_a_scratch_folder_among_other_users_is_private(tmp_path: Path, remote: Files) -> None:
+    folder = tmp_path / "shared" / f"x2i-platform-{os.getuid()}"
+    with remote.scratch_file() as scratch:
+        assert scratch.parent == folder
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    folder.chmod(0o777)
+    remote.sweep()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives a folder away")
+def test_a_scratch_folder_of_another_user_is_refused(tmp_path: Path, remote: Files) -> None:
+    folder = tmp_path / "shared" / f"x2i-platform-{os.getuid()}"
+    folder.mkdir()
+    os.chown(folder, 12345, 12345)
+    with pytest.raises(StoreError, match="belongs to another user; remove it, or set TMPDIR"):
+        remote.sweep()
 
 
 @pytest.mark.parametrize("name", ["store", "run [1] of * ?", "ünïcode ~"])

@@ -35,8 +35,8 @@ def race(work: Callable[..., Any], *arguments: Any, count: int) -> list[Any]:
 
 
 def begin(work: Callable[..., Any], *arguments: Any) -> BaseProcess:
-    """A process that has begun `work(*arguments)`."""
-    process = CONTEXT.Process(target=work, args=arguments, daemon=True)
+    """A process that has begun `work(*arguments)`, in the environment of this moment: its server's may be older."""
+    process = CONTEXT.Process(target=_work_in, args=(dict(os.environ), work, *arguments), daemon=True)
     process.start()
     return process
 
@@ -62,6 +62,11 @@ def then_die(function: Callable[..., Any]) -> Callable[..., Any]:
         die()
 
     return last
+
+
+def _work_in(environment: dict[str, str], work: Callable[..., Any], *arguments: Any) -> None:
+    os.environ.update(environment)
+    work(*arguments)
 
 
 def _report(work: Callable[..., Any], me: int, start: Any, results: Any, arguments: tuple[Any, ...]) -> None:

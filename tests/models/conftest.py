@@ -13,8 +13,6 @@ from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextEncoders
 from x2i_platform.models.weights import locate
 
-CAPTIONS = ["a red circle left of a blue square", "two small green triangles", "a photo"]
-
 
 @pytest.fixture(scope="session")
 def flux_folder() -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from conftest import CAPTIONS
+from random_models import THREE_CAPTIONS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -93,8 +93,8 @@ def test_t5_against_torchs_counter(text_encoders: TextEncoders) -> None:
 
 
 def test_prefill_against_torchs_counter(mllm: MLLM) -> None:
-    tokens = len(mllm.tokenize(CAPTIONS[:1])[0])
-    expected = counted(lambda: mllm.encode(CAPTIONS[:1]))
+    tokens = len(mllm.tokenize(THREE_CAPTIONS[:1])[0])
+    expected = counted(lambda: mllm.encode(THREE_CAPTIONS[:1]))
     assert mllm_prefill(mllm_dims("mini:random-qwen2.5-vl"), tokens=tokens) == expected
 
 

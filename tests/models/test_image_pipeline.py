@@ -6,8 +6,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from conftest import CAPTIONS
 from PIL import Image
+from random_models import THREE_CAPTIONS
 
 from x2i_platform.config import GenerateConfig, TeacherConfig
 from x2i_platform.errors import ConfigError
@@ -25,7 +25,7 @@ def pipeline(teacher_config: TeacherConfig) -> ImagePipeline:
 
 @pytest.fixture(scope="module")
 def encoded(text_encoders: TextEncoders) -> TextConditioning:
-    return text_encoders.encode(CAPTIONS)
+    return text_encoders.encode(THREE_CAPTIONS)
 
 
 def draw(
@@ -48,7 +48,7 @@ def test_draws_what_the_stock_pipeline_draws(
     assert capsys.readouterr().err == ""
     stock = diffusers.FluxPipeline.from_pretrained(flux_folder)
     theirs = stock(
-        CAPTIONS,
+        THREE_CAPTIONS,
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
         width=64,
         height=64,

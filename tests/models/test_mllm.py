@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import CAPTIONS
+from random_models import THREE_CAPTIONS
 
 from x2i_platform.config import MLLMConfig
 from x2i_platform.errors import WeightsError, X2IError
@@ -30,8 +30,8 @@ def reference_prompt(caption: str) -> str:
 
 def test_sizes_are_the_miniatures(mllm: MLLM) -> None:
     assert (mllm.num_layers_plus_one, mllm.hidden_size) == (5, 64)
-    (states_CSH,) = mllm.encode(CAPTIONS[:1])
-    assert states_CSH.shape == (5, len(mllm.tokenize(CAPTIONS[:1])[0]), 64)
+    (states_CSH,) = mllm.encode(THREE_CAPTIONS[:1])
+    assert states_CSH.shape == (5, len(mllm.tokenize(THREE_CAPTIONS[:1])[0]), 64)
     assert not states_CSH.requires_grad
     assert mllm.encode([]) == []
 
@@ -39,18 +39,18 @@ def test_sizes_are_the_miniatures(mllm: MLLM) -> None:
 def test_states_are_those_of_generates_prefill(mllm: MLLM, qwen_folder: Path) -> None:
     whole = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(qwen_folder).eval()
     words = transformers.AutoTokenizer.from_pretrained(qwen_folder)
-    chat = [{"role": "user", "content": [{"type": "text", "text": reference_prompt(CAPTIONS[0])}]}]
+    chat = [{"role": "user", "content": [{"type": "text", "text": reference_prompt(THREE_CAPTIONS[0])}]}]
     inputs = words.apply_chat_template(chat, add_generation_prompt=True, return_dict=True, return_tensors="pt")
     answer = whole.generate(
         **inputs, max_new_tokens=2, do_sample=False, output_hidden_states=True, return_dict_in_generate=True
     )
     prefill_CSH = torch.cat(answer.hidden_states[0])
-    (states_CSH,) = mllm.encode(CAPTIONS[:1])
+    (states_CSH,) = mllm.encode(THREE_CAPTIONS[:1])
     assert torch.equal(states_CSH, prefill_CSH)
 
 
 def test_a_batch_gives_each_prompt_what_it_gets_alone(mllm: MLLM) -> None:
-    prompts = [*CAPTIONS, *STRANGE]
+    prompts = [*THREE_CAPTIONS, *STRANGE]
     together = mllm.encode(prompts)
     assert len({states.shape[1] for states in together}) > 3, "prompts of one length test no padding"
     for prompt, states_CSH in zip(prompts, together, strict=True):
@@ -60,19 +60,19 @@ def test_a_batch_gives_each_prompt_what_it_gets_alone(mllm: MLLM) -> None:
 
 def test_padding_to_a_length_keeps_prompts_on_the_right_and_gives_what_is_left_of_them(mllm: MLLM) -> None:
     """The reference's way; a released AlignNet was trained with it."""
-    for alone_CSH, padded_CSH in zip(mllm.encode(CAPTIONS), mllm.encode(CAPTIONS, pad_to=100), strict=True):
+    for alone_CSH, padded_CSH in zip(mllm.encode(THREE_CAPTIONS), mllm.encode(THREE_CAPTIONS, pad_to=100), strict=True):
         length = alone_CSH.shape[1]
         assert padded_CSH.shape == (5, 100, 64)
         torch.testing.assert_close(padded_CSH[:, -length:], alone_CSH, rtol=1e-4, atol=1e-4)
         filler_H = mllm.model.get_input_embeddings().weight[mllm.tokenizer.pad_token_id]
         assert torch.equal(padded_CSH[0, 0], filler_H)
     with pytest.raises(PromptTooLong, match="at most 20 fit"):
-        mllm.encode(CAPTIONS, pad_to=20)
+        mllm.encode(THREE_CAPTIONS, pad_to=20)
 
 
 def test_layers_run_from_the_embedding_to_the_final_norm(mllm: MLLM) -> None:
-    ids = mllm.tokenize(CAPTIONS[:1])[0]
-    (states_CSH,) = mllm.encode(CAPTIONS[:1])
+    ids = mllm.tokenize(THREE_CAPTIONS[:1])[0]
+    (states_CSH,) = mllm.encode(THREE_CAPTIONS[:1])
     with torch.no_grad():
         embedded_SH = mllm.model.get_input_embeddings()(ids)
         last_SH = mllm.model(input_ids=ids[None]).last_hidden_state[0]
@@ -84,9 +84,9 @@ def test_the_lm_head_is_not_there_and_token_types_are_passed(mllm: MLLM) -> None
     assert not any("lm_head" in name for name, _ in mllm.model.named_modules())
     seen: dict[str, Any] = {}
     hook = mllm.model.register_forward_pre_hook(lambda _m, _a, kwargs: seen.update(kwargs), with_kwargs=True)
-    mllm.encode(CAPTIONS)
+    mllm.encode(THREE_CAPTIONS)
     hook.remove()
-    lengths = [len(ids) for ids in mllm.tokenize(CAPTIONS)]
+    lengths = [len(ids) for ids in mllm.tokenize(THREE_CAPTIONS)]
     assert seen["attention_mask"].sum(1).tolist() == lengths
     assert seen["attention_mask"][0, : lengths[0]].all(), "padding isn't on the right"
     assert seen["mm_token_type_ids"].tolist() == torch.zeros(3, max(lengths)).tolist()
@@ -106,14 +106,14 @@ def test_a_prompt_is_taken_as_it_stands(mllm: MLLM, mllm_config: MLLMConfig) -> 
         family=mllm._family,
         config=MLLMConfig(model=mllm_config.model, template="{caption}"),
     )
-    prompt = Prompt.of(reference_prompt(CAPTIONS[0]))
-    assert mllm.tokenize([prompt])[0].tolist() == mllm.tokenize([CAPTIONS[0]])[0].tolist()
+    prompt = Prompt.of(reference_prompt(THREE_CAPTIONS[0]))
+    assert mllm.tokenize([prompt])[0].tolist() == mllm.tokenize([THREE_CAPTIONS[0]])[0].tolist()
     assert plain.tokenize(["a {caption}"])[0].tolist() == plain.tokenize([Prompt.of("a {caption}")])[0].tolist()
 
 
 def test_a_prompt_too_long_names_its_length_and_place(mllm: MLLM) -> None:
     with pytest.raises(PromptTooLong, match=r"prompt of \d{3} tokens, at most 128") as caught:
-        mllm.encode([CAPTIONS[0], "a red circle " * 60])
+        mllm.encode([THREE_CAPTIONS[0], "a red circle " * 60])
     assert isinstance(caught.value, X2IError)
     assert caught.value.index == 1
     assert len(str(caught.value)) < 160
@@ -148,10 +148,10 @@ def llama_folder(qwen_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_text_only_causal_lm_works(llama_folder: Path) -> None:
     llama = MLLM.load(MLLMConfig(model=str(llama_folder), dtype="float32"))
     whole = transformers.LlamaForCausalLM.from_pretrained(llama_folder).eval()
-    states = llama.encode(CAPTIONS)
+    states = llama.encode(THREE_CAPTIONS)
     assert (llama.num_layers_plus_one, llama.hidden_size) == (4, 32)
     assert not any("lm_head" in name for name, _ in llama.model.named_modules())
-    for ids, states_CSH in zip(llama.tokenize(CAPTIONS), states, strict=True):
+    for ids, states_CSH in zip(llama.tokenize(THREE_CAPTIONS), states, strict=True):
         with torch.no_grad():
             expected_CSH = torch.cat(whole(input_ids=ids[None], output_hidden_states=True).hidden_states)
         torch.testing.assert_close(states_CSH, expected_CSH, rtol=1e-4, atol=1e-5)
@@ -159,7 +159,7 @@ def test_a_text_only_causal_lm_works(llama_folder: Path) -> None:
 
 def test_loads_in_the_recipes_dtype(mllm_config: MLLMConfig) -> None:
     half = MLLM.load(mllm_config.model_copy(update={"dtype": "bfloat16"}))
-    assert half.encode(CAPTIONS[:1])[0].dtype == torch.bfloat16
+    assert half.encode(THREE_CAPTIONS[:1])[0].dtype == torch.bfloat16
 
 
 def test_an_unknown_family_is_refused(llama_folder: Path, tmp_path: Path) -> None:

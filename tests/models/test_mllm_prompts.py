@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import CAPTIONS
 from PIL import Image, ImageDraw
+from random_models import THREE_CAPTIONS
 
 from x2i_platform.config import MLLMConfig
 from x2i_platform.errors import InputError
@@ -61,7 +61,7 @@ def test_states_of_images_and_videos_are_those_of_transformers(mllm: MLLM, whole
 
 
 def test_a_mixed_batch_gives_each_prompt_what_it_gets_alone(mllm: MLLM) -> None:
-    prompts: list[str | Prompt] = [CAPTIONS[0], IMAGE, VIDEO, MIXED, "a photo"]
+    prompts: list[str | Prompt] = [THREE_CAPTIONS[0], IMAGE, VIDEO, MIXED, "a photo"]
     for prompt, states_CSH in zip(prompts, mllm.encode(prompts), strict=True):
         (alone_CSH,) = mllm.encode([prompt])
         torch.testing.assert_close(states_CSH, alone_CSH, rtol=1e-4, atol=1e-4)
@@ -73,7 +73,7 @@ def test_what_is_shown_matters(mllm: MLLM) -> None:
 
 
 def test_an_answer_is_the_likeliest_one(speaking: MLLM, whole: Any) -> None:
-    for caption, answer in zip(CAPTIONS, speaking.answers(CAPTIONS), strict=True):
+    for caption, answer in zip(THREE_CAPTIONS, speaking.answers(THREE_CAPTIONS), strict=True):
         ids = speaking.tokenize([caption])[0][None]
         made = whole.generate(
             ids,
@@ -89,12 +89,12 @@ def test_an_answer_is_the_likeliest_one(speaking: MLLM, whole: Any) -> None:
 
 @torch.no_grad()
 def test_states_of_an_answer_are_what_the_model_holds_while_it_says_it(speaking: MLLM, whole: Any) -> None:
-    prompts: list[str | Prompt] = [*CAPTIONS, IMAGE]
+    prompts: list[str | Prompt] = [*THREE_CAPTIONS, IMAGE]
     together = speaking.encode(prompts, states="answer")
     for prompt, states_CSH in zip(prompts, together, strict=True):
         (alone_CSH,) = speaking.encode([prompt], states="answer")
         torch.testing.assert_close(states_CSH, alone_CSH, rtol=1e-4, atol=1e-4)
-    ids = speaking.tokenize(CAPTIONS[:1])[0][None]
+    ids = speaking.tokenize(THREE_CAPTIONS[:1])[0][None]
     made = whole.generate(
         ids,
         attention_mask=torch.ones_like(ids),
@@ -111,8 +111,8 @@ def test_states_of_an_answer_are_what_the_model_holds_while_it_says_it(speaking:
 
 
 def test_prompt_states_stay_the_same_once_the_head_is_there(speaking: MLLM, mllm: MLLM) -> None:
-    speaking.answers(CAPTIONS[:1])
-    for mine, other in zip(speaking.encode(CAPTIONS), mllm.encode(CAPTIONS), strict=True):
+    speaking.answers(THREE_CAPTIONS[:1])
+    for mine, other in zip(speaking.encode(THREE_CAPTIONS), mllm.encode(THREE_CAPTIONS), strict=True):
         assert torch.equal(mine, other)
 
 
@@ -150,7 +150,7 @@ def test_an_answer_never_holds_a_placeholder_for_pixels(speaking: MLLM) -> None:
         head[speaking.model.config.image_token_id] = 1e3
         head[speaking.model.config.video_token_id] = -1e3
         try:
-            states = speaking.encode([*CAPTIONS, IMAGE, VIDEO], states="answer")
+            states = speaking.encode([*THREE_CAPTIONS, IMAGE, VIDEO], states="answer")
         finally:
             head.copy_(before)
     assert all(torch.isfinite(each).all() for each in states)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 import pytest
 from mlflow import MlflowClient
+from mlflow_server import mlflow_server
 from random_models import CAPTIONS, RANDOM
 
 from pipelines import RECIPES, distill
@@ -28,6 +31,8 @@ from x2i_platform.features.store import FeatureStore
 from x2i_platform.recipes import load
 from x2i_platform.registry.models import resolve
 from x2i_platform.stages import build_stage
+
+__all__ = ["mlflow_server"]
 
 STORED = (
     "targets.taps=[double.0.image, single.0]",
@@ -111,6 +116,32 @@ def test_a_store_that_cannot_be_trained_on_is_refused(tmp_path: Path, store: str
     FeatureStore.create(str(tmp_path / "empty"), fingerprint=fingerprint.features(recipe))
     with pytest.raises(TrainingError, match="no complete shard"):
         plan(recipe, store=str(tmp_path / "empty"))
+
+
+def test_a_store_that_lost_a_commit_record_is_refused(tmp_path: Path, store: str) -> None:
+    shutil.copytree(store, tmp_path / "store")
+    next((tmp_path / "store" / "commits" / "targets").glob("*.json")).unlink()
+    with pytest.raises(StoreError, match=r"lacks commit records of shards \d \(targets\); rerun the same precompute"):
+        plan(load(RANDOM, shipped=RECIPES, overrides=QUICK), store=str(tmp_path / "store"))
+
+
+@pytest.mark.slow
+def test_the_tracking_password_is_in_no_report_and_no_file(
+    tmp_path: Path, store: str, ray_cluster: str, mlflow_server: str
+) -> None:
+    job = plan(load(RANDOM, shipped=RECIPES, overrides=QUICK), store=store)
+    uri = mlflow_server.replace("//", "//me:hunter2%2F@")
+    destination = distill.Destination("tiny", uri, str(tmp_path / "runs"))
+    report = distill.run(job, destination, address=ray_cluster, on_progress=silent)
+    assert report.tracking_uri == mlflow_server.replace("//", "//***@")
+
+    result = tmp_path / "runs" / job.run_name / distill.RESULT_FILE
+    assert json.loads(result.read_text()) == asdict(report)
+    result.write_text(json.dumps({**asdict(report), "tracking_uri": uri}))  # as it was written once
+    again = distill.run(job, destination, address=ray_cluster, on_progress=silent)
+    assert (again.already_trained, again.tracking_uri) == (True, report.tracking_uri)
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or b"hunter2" not in path.read_bytes(), path
 
 
 LONG = (

@@ -16,6 +16,7 @@ from pipelines.plan import GPUS, MFU, Plan, count_captions, plan_recipe, require
 from pipelines.training_job import alignnet_dims
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError
+from x2i_platform.models.dims import t5_attention
 from x2i_platform.recipes import load
 
 REFERENCE = "flux-dev_qwen2.5-vl-7b"
@@ -143,3 +144,20 @@ def test_heads_of_alignnets_stack_share_the_mllms_width() -> None:
     assert (dims.t5_heads, dims.t5_head_dim, dims.hidden_size) == (4, 16, 64)
     with pytest.raises(ConfigError, match=r"alignnet\.t5_heads = 3 doesn't divide the MLLM's hidden width 64"):
         alignnet_dims(load(RANDOM, shipped=RECIPES, overrides=["alignnet.t5_heads=3"]))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides", "heads"),
+    [
+        ("flux-dev_qwen2.5-vl-7b", [], (28, 128)),
+        ("flux-dev_qwen2.5-vl-3b", [], (28, 128)),  # more than the hidden width of 2048 has room for
+        (RANDOM, ["alignnet.t5_heads=3", "alignnet.t5_head_dim=8"], (3, 8)),
+        (RANDOM, ["alignnet.t5_head_dim=32"], (2, 32)),
+    ],
+)
+def test_heads_of_the_stack_are_those_of_the_released_code(
+    recipe: str, overrides: list[str], heads: tuple[int, int]
+) -> None:
+    config = load(recipe, shipped=RECIPES, overrides=overrides).alignnet
+    hidden = {"flux-dev_qwen2.5-vl-7b": 3584, "flux-dev_qwen2.5-vl-3b": 2048, RANDOM: 64}[recipe]
+    assert t5_attention(config, hidden_size=hidden) == heads

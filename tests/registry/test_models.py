@@ -1,11 +1,5 @@
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -19,7 +13,7 @@ from x2i_platform.config import MLLMConfig, Recipe, TeacherConfig
 from x2i_platform.errors import RegistryError
 from x2i_platform.registry.card import TrainingFacts, model_card
 from x2i_platform.registry.models import ModelVersion, list_models, register, resolve
-from x2i_platform.registry.tracking import RunInfo, RunLogger, check_tracking_uri, finish, start_or_resume
+from x2i_platform.registry.tracking import RunInfo, RunLogger, finish, start_or_resume
 
 CARD = "---\nlicense: other\n---\n# A model\n\nWhat it is.\n"
 
@@ -30,35 +24,6 @@ def saved(folder: Path, *, value: float = 1.0) -> Path:
     dims = {"num_layers": 5, "hidden_size": 64, "text_tokens": 32, "prompt_dim": 48, "pooled_dim": 16}
     (folder / "config.json").write_text(json.dumps({"alignnet": {"fusion": "conv"}, "dims": dims}))
     return folder
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setenv("X2I_CACHE", str(tmp_path / "cache"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    places = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/files"]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen([*command, *places], env=environment, stdout=log, stderr=log)
-    uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-    try:
-        while not _answers(uri):
-            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
-            time.sleep(0.5)
-        yield uri
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-
-
-def _answers(uri: str) -> bool:
-    try:
-        return check_tracking_uri(uri) == uri
-    except RegistryError:
-        return False
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -207,17 +172,17 @@ def test_asking_creates_no_database(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_server_keeps_models_like_a_file_does(server, tmp_path, capfd):
-    info = run(server)
+def test_a_server_keeps_models_like_a_file_does(mlflow_server, tmp_path, capfd):
+    info = run(mlflow_server)
     with RunLogger(info) as log:
         log.metrics({"loss": 1.0}, step=0)
     version = publish(saved(tmp_path / "final"), info)
     assert publish(saved(tmp_path / "final"), info) == version
-    there = resolve("models:/mini@candidate", tracking_uri=server)
-    assert contents(there) == contents(resolve(f"runs:/{info.run_id}/model", tracking_uri=server))
+    there = resolve("models:/mini@candidate", tracking_uri=mlflow_server)
+    assert contents(there) == contents(resolve(f"runs:/{info.run_id}/model", tracking_uri=mlflow_server))
     assert load_file(there / "alignnet.safetensors")["conv.weight"].max() == 1.0
     with pytest.raises(RegistryError, match="did you mean 'mini'"):
-        resolve("models:/mimi@candidate", tracking_uri=server)
+        resolve("models:/mimi@candidate", tracking_uri=mlflow_server)
     finish(info)
     assert capfd.readouterr().out == ""
 

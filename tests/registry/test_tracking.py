@@ -55,6 +55,16 @@ def test_a_run_holds_its_parameters_lineage_and_tags(tracking_uri, tmp_path):
     assert run.info.artifact_uri.startswith(str(tmp_path / "my runs #1 ü" / "mlartifacts"))
 
 
+def test_no_parameter_tag_or_source_holds_a_password(tracking_uri):
+    url = "sftp://me:hunter2@host/store"
+    info = start(tracking_uri, params={"a": {"b": url}}, tags={"c": url}, data=TrainingData("store", "5" * 64, url))
+    with sqlite3.connect(tracking_uri.removeprefix("sqlite:///")) as database:
+        dump = "\n".join(database.iterdump())
+    assert dump.count("sftp://***@host/store") == 3
+    assert "hunter2" not in dump
+    assert "sqlite" not in repr(info)
+
+
 def test_only_a_finished_run_is_not_resumed(tracking_uri):
     first = start(tracking_uri)
     for status in ("FAILED", "KILLED"):
@@ -214,6 +224,14 @@ def test_the_default_is_an_absolute_file_of_the_current_folder(tmp_path, monkeyp
         ("sqlite:///{tmp}/text.db/below/mlflow.db", "is not a folder"),
         ("http://user:secret@127.0.0.1:{port}", "can't be reached"),
         ("postgresql://user:secret@127.0.0.1:{port}/mlflow", "can't be reached"),
+        ("postgresql://user:sec/secret@127.0.0.1:{port}/mlflow", "can't be reached"),
+        ("postgresql://user:a@secret/b@127.0.0.1/mlflow", "write / in a password as %2F"),
+        ("http://user:secret/secret@127.0.0.1:{port}", "write / in a password as %2F"),
+        ("http://user:secret#a@127.0.0.1:{port}", "write / in a password as %2F"),
+        ("nosuch+thing://user:secret/secret@host", r"'nosuch\+thing://\*\*\*@host' is not supported"),
+        ("user:secret@host:5000", r"'\*\*\*@host:5000' is not supported"),
+        ("//user:secret@host", r"'//\*\*\*@host': MLflow's file store is closed"),
+        ("sqlite:mlflow.db?password=secret", "malformed"),
     ],
 )
 def test_a_uri_that_can_not_work_is_refused_quickly_in_one_line(uri, message, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ from PIL import Image, ImageChops
 from pydantic import ValidationError
 
 from x2i_platform.config import GenerateConfig
-from x2i_platform.serving.api import GenerationRequest, response_body, validation_body
+from x2i_platform.serving.api import GenerationRequest, Made, response_body, validation_body
 
 DEFAULTS = GenerateConfig(num_inference_steps=4, guidance=3.5, width=64, height=32)
+FACTS = {"model": "models:/mini@candidate", "version": "models:/mini/3", "digest": "0123456789abcdef"}
 
 
 def refused(**fields: Any) -> dict[str, Any]:
@@ -63,9 +65,14 @@ def test_a_request_sets_what_it_names_and_takes_the_rest_from_the_model() -> Non
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
 def test_the_answer_holds_images_and_the_seeds_that_make_them_again(output_format: str) -> None:
     image = Image.linear_gradient("L").resize((48, 32)).convert("RGB")
-    body = response_body([image, image], seeds=[7, 8], output_format=output_format)
+    made = [Made(image, "a red circle", seed, DEFAULTS) for seed in (7, 8)]
+    body = response_body(made, facts=FACTS, output_format=output_format)
     assert [entry["seed"] for entry in body["data"]] == [7, 8]
+    assert body.items() >= FACTS.items()
     with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as decoded:
         assert (decoded.format, decoded.size) == (output_format.upper(), (48, 32))
+        if output_format == "png":
+            assert decoded.info["prompt"] == "a red circle"
+            assert json.loads(decoded.info["x2i"]) == {"seed": 7, **FACTS, **DEFAULTS.model_dump()}
         worst = max(high for _, high in ImageChops.difference(decoded.convert("RGB"), image).getextrema())
     assert worst <= (0 if output_format == "png" else 24)

@@ -97,7 +97,11 @@ def worst_level(left: bytes, right: bytes) -> int:
 
 def test_the_service_says_that_it_lives_and_what_it_serves(server: Server) -> None:
     assert server.http.get("/health").json() == {"status": "ok"}
-    assert server.http.get("/ready").json() == {"status": "ready", "model": server.model.name}
+    ready = server.http.get("/ready").json()
+    name = server.model.name
+    assert ready == {"status": "ready", "model": name, "version": name, "digest": ready["digest"]}
+    assert len(ready["digest"]) == 16
+    assert server.post(prompt="a red circle").json().items() >= {key: ready[key] for key in ("model", "digest")}.items()
 
 
 def test_a_seed_makes_the_same_bytes_and_its_successors(server: Server) -> None:

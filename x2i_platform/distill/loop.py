@@ -17,14 +17,14 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from x2i_platform.config import Recipe, TrainConfig
+from x2i_platform.distill.average import MovingAverage
 from x2i_platform.distill.checkpoint import TrainingState
 from x2i_platform.distill.data import Collate, FeatureDataset, Place, ShardDataset, StepSampler
 from x2i_platform.distill.losses import require_finite
-from x2i_platform.distill.step import StepResult, distill_step
+from x2i_platform.distill.step import StepResult, Student, distill_step
 from x2i_platform.distill.strategy import Strategy, build_strategy
 from x2i_platform.distill.validation import shared_out
 from x2i_platform.distill.warm_start import TextCollate, TextDataset, spread_of, warm_start_rate, warm_start_step
@@ -102,12 +102,12 @@ class Trainer:
             config=recipe.train,
             micro_batch=recipe.train.batch_size // (worker.world * recipe.train.accumulation),
         )
-        self.ema: dict[str, Tensor] = {}
+        self.average = MovingAverage(self.alignnet, config=recipe.train)
 
     def restore(self, state: TrainingState) -> None:
         """Continue from a checkpoint."""
         self.strategy.restore(state.optimizer)
-        self.ema = {name: tensor.to(self.worker.device, copy=True) for name, tensor in state.ema.items()}
+        self.average.weights = {name: each.to(self.worker.device, copy=True) for name, each in state.ema.items()}
 
     def train(self, hooks: Hooks) -> None:
         """Run the steps that are left. Raises TrainingError for a loss or gradient that is not finite."""
@@ -158,7 +158,8 @@ class Trainer:
             lr = phase.rate(done - 1)
             grad_norm = self.strategy.update(lr)
             require_finite(torch.tensor(grad_norm), what=f"{phase.prefix}gradient norm", step=done)
-            self._average_weights()
+            if config.ema and self.strategy.updates > config.warm_start_steps:
+                self.average.update(self.strategy.weights())
             meter.count(loss, batch_size=config.batch_size)
             saves = done % run.checkpoint_every == 0 or done == phase.steps
             if saves or done % run.log_every == 0:  # no mean spans a checkpoint: a resumed run logs the same
@@ -167,21 +168,34 @@ class Trainer:
             if saves:
                 metrics = self._validate(phase)
                 hooks.log(done, metrics)
-                state = TrainingState(self.strategy.state(), self._ema_on_cpu())
+                ema = {name: weight.to("cpu", copy=True) for name, weight in self.average.weights.items()}
+                state = TrainingState(self.strategy.state(), ema)
                 hooks.save(self.strategy.updates, state, metrics)
                 meter = _Meter(phase.figure)  # its clock leaves out validation and saving
 
     @torch.no_grad()
     def _validate(self, phase: Phase) -> Metrics:
-        """The phase's figure on captions never trained on; empty where the recipe holds none out."""
+        """The phase's figure on captions never trained on; empty where the recipe holds none out.
+
+        It is that of the weights a checkpoint of now would ship: the moving average, where there is one. Then the
+        figure of the weights themselves is given too, under `…_raw`.
+        """
         places, dataset = self.data.held_out[:MAX_VALIDATION_SAMPLES], phase.dataset(self.data.store)
         if not places:
             return {}
         mine, counted = shared_out(places, rank=self.worker.rank, world=self.worker.world)
         batches = (phase.collate([dataset[place]]).to(self.worker.device) for place in mine)
-        results = [phase.step(self.strategy, batch=batch) for batch in batches]
-        total = sum(float(result.loss) / result.num_tokens for result in results[:counted])
-        return phase.named({f"validation_{phase.figure}": _sum_over_workers(total, self.worker) / len(places)})
+        figure = f"validation_{phase.figure}"
+        students: dict[str, Student] = {figure: self.strategy}
+        if self.average.weights:
+            students = {figure: self.average, f"{figure}_raw": self.strategy}
+        totals = dict.fromkeys(students, 0.0)
+        for number, batch in enumerate(batches):
+            for name, student in students.items():
+                result = phase.step(student, batch=batch)
+                totals[name] += float(result.loss) / result.num_tokens if number < counted else 0.0
+        means = {name: _sum_over_workers(total, self.worker) / len(places) for name, total in totals.items()}
+        return phase.named(means)
 
     def _forward_backward(self, phase: Phase, batch: Any) -> StepResult:
         result = phase.step(self.strategy, batch=batch.to(self.worker.device))
@@ -213,21 +227,6 @@ class Trainer:
             num_workers=self.recipe.run.train.loader_workers,
             pin_memory=self.worker.device.startswith("cuda"),
         )
-
-    def _average_weights(self) -> None:
-        """From distillation's first update on."""
-        decay = self.recipe.train.ema
-        if not decay or self.strategy.updates <= self.recipe.train.warm_start_steps:
-            return
-        weights = self.strategy.weights()
-        if not self.ema:
-            self.ema = {name: weight.clone() for name, weight in weights.items()}
-            return
-        for name, average in self.ema.items():
-            average.lerp_(weights[name], 1 - decay)
-
-    def _ema_on_cpu(self) -> dict[str, Tensor]:
-        return {name: average.to("cpu", copy=True) for name, average in self.ema.items()}
 
 
 def learning_rate(step: int, *, config: TrainConfig) -> float:

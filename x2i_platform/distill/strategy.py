@@ -72,7 +72,7 @@ class DDP(Strategy):
     def __init__(self, alignnet: AlignNet, *, config: TrainConfig) -> None:
         super().__init__(alignnet, config=config)
         distributed = torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1
-        module = _Autocast(alignnet, config=config)
+        module = Autocast(alignnet, config=config)
         self._module = nn.parallel.DistributedDataParallel(module) if distributed else module
         self._optimizer = torch.optim.AdamW(
             alignnet.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
@@ -131,7 +131,7 @@ class ZeRO(Strategy):
         adam = {"lr": config.lr, "betas": list(config.betas), "weight_decay": config.weight_decay, "torch_adam": True}
         self._deepspeed = deepspeed
         self._engine: Any = deepspeed.initialize(
-            model=_Autocast(alignnet, config=config),
+            model=Autocast(alignnet, config=config),
             model_parameters=list(alignnet.parameters()),
             config={
                 "train_micro_batch_size_per_gpu": micro_batch,
@@ -210,7 +210,7 @@ class ZeRO(Strategy):
         self.update(lr=0.0)
 
 
-class _Autocast(nn.Module):
+class Autocast(nn.Module):
     """AlignNet in the recipe's precision. Inside what is wrapped, as DeepSpeed switches off an autocast around it."""
 
     def __init__(self, alignnet: AlignNet, *, config: TrainConfig) -> None:

@@ -2,12 +2,13 @@
 
 Invariants: a name under the folder holds either nothing or a whole file (locally that is a temporary file, fsync and
 rename; on an object store an object appears only when its upload is complete); what the disk or the network refuses is
-a StoreError that names the file.
+a StoreError that names the file; nothing is written or deleted where a link leads in place of the scratch folder.
 """
 
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 import time
 import uuid
@@ -107,26 +108,32 @@ class Files:
         """A fresh local path to write to, on the store's own disk if that is local; removed on exit if still there."""
         path = self._scratch_folder / f"{uuid.uuid4().hex}{suffix}"
         with explained("make", str(path.parent)):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o777 if self.is_local else 0o700)
+            _require_own(path.parent, private=not self.is_local)
         try:
             yield path
         finally:
             path.unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Delete what killed processes left in the scratch folder."""
-        if not self._scratch_folder.is_dir():
+        """Delete what killed processes left in the scratch folder. Raises StoreError where that leads elsewhere."""
+        folder = self._scratch_folder
+        if not os.path.lexists(folder):
             return
-        for path in self._scratch_folder.iterdir():
-            with suppress(FileNotFoundError):  # its writer may be finishing just now
-                if time.time() - path.stat().st_mtime > SCRATCH_LIFETIME_S:
-                    path.unlink()
+        with explained("sweep", str(folder)):
+            _require_own(folder, private=not self.is_local)
+            # By descriptor: whoever puts a link in the folder's place now changes nothing.
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                _delete_old(descriptor)
+            finally:
+                os.close(descriptor)
 
     @property
     def _scratch_folder(self) -> Path:
         if self.is_local:
             return Path(self.root) / SCRATCH
-        return Path(tempfile.gettempdir()) / f"x2i-platform-{os.getuid()}"  # a shared one would belong to one user
+        return Path(tempfile.gettempdir()) / f"x2i-platform-{os.getuid()}"
 
     def _link_new(self, name: str, data: bytes) -> bool:
         """A hard link shows a whole file at once and fails if the name is taken; a rename would replace."""
@@ -169,6 +176,27 @@ def explained(doing: str, path: str) -> Iterator[None]:
     except (OSError, BotoCoreError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise StoreError(f"can't {doing} '{path}': {reason}") from error
+
+
+def _require_own(folder: Path, *, private: bool) -> None:
+    """Refuse a link, and where the parent is open to all, a folder that somebody else made there first."""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise StoreError(f"scratch folder '{folder}' is a link or a file; remove it")
+    if private and found.st_uid != os.getuid():
+        raise StoreError(f"scratch folder '{folder}' belongs to another user; remove it, or set TMPDIR")
+    if private and stat.S_IMODE(found.st_mode) != 0o700:
+        folder.chmod(0o700)
+
+
+def _delete_old(folder: int) -> None:
+    """Delete the plain files of an open folder that are older than a scratch file may be."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):  # its writer may be finishing just now
+                age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
+                if entry.is_file(follow_symlinks=False) and age_s > SCRATCH_LIFETIME_S:
+                    os.unlink(entry.name, dir_fd=folder)
 
 
 def _write_synced(path: Path, data: bytes) -> None:

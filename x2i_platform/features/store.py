@@ -48,6 +48,8 @@ class Commit:
     """Ids of the shard's samples that this table could not hold."""
     committed_at: str
     seconds: float
+    fingerprint: str | None = None
+    """Digest of the store's fingerprint when this was written; None in records from before there was this field."""
 
     @property
     def record(self) -> str:
@@ -90,6 +92,13 @@ class Manifest:
     def of(self, table: str) -> dict[int, Commit]:
         """Commits of one table by shard."""
         return {commit.shard: commit for commit in self.commits if commit.table == table}
+
+    def incomplete_shards(self) -> dict[int, list[str]]:
+        """Shards that some table holds and others lack, with those tables; a gap in the numbers counts as lacking."""
+        of = {table: self.of(table) for table in (SAMPLES, *FEATURE_TABLES)}
+        last = max((shard for commits in of.values() for shard in commits), default=-1)
+        lacking = {shard: [table for table in of if shard not in of[table]] for shard in range(last + 1)}
+        return {shard: tables for shard, tables in lacking.items() if tables}
 
     def complete_shards(self) -> list[int]:
         """Planned shards that every feature table holds, sorted."""
@@ -138,6 +147,7 @@ class FeatureStore:
     def create(cls, root: str, *, fingerprint: Fingerprint) -> FeatureStore:
         """A store for this fingerprint, new or existing. Raises StoreError if the one there was made otherwise."""
         store = cls(root, fingerprint=fingerprint)
+        cls.check(root, fingerprint=fingerprint)
         header = {"format": FORMAT, "fingerprint": fingerprint}
         if not store.files.publish_new(STORE_FILE, json.dumps(header, indent=1).encode()):
             store.require(fingerprint)
@@ -145,9 +155,11 @@ class FeatureStore:
 
     @classmethod
     def check(cls, root: str, *, fingerprint: Fingerprint) -> None:
-        """Raise StoreError if a store is there that was made otherwise; writes nothing."""
+        """Raise StoreError if a store, or what is left of one, is there that was made otherwise; writes nothing."""
         if _read_header(Files(root)) is not None:
             cls.open(root).require(fingerprint)
+        else:
+            cls(root, fingerprint=fingerprint).commits()  # without its header a store is known by its records
 
     def require(self, fingerprint: Fingerprint) -> None:
         """Raise StoreError, naming the fields, unless the store was made with this fingerprint."""
@@ -160,17 +172,59 @@ class FeatureStore:
         ranks = {table: rank for rank, table in enumerate(tables)}
         names = [name for table in ranks for name in self.files.names(f"commits/{table}", suffix=".json")]
         contents = self.files.read_many(names)
-        found = [Commit.from_json(data, name=name) for name, data in zip(names, contents, strict=True)]
+        found = [self._parse(data, name=name) for name, data in zip(names, contents, strict=True)]
         return sorted(found, key=lambda commit: (ranks[commit.table], commit.shard))
 
     def commit_of(self, table: str, shard: int) -> Commit | None:
         """The commit of one shard, if it is committed."""
         name = record_name(table, shard)
-        return Commit.from_json(self.files.read(name), name=name) if self.files.exists(name) else None
+        return self._parse(self.files.read(name), name=name) if self.files.exists(name) else None
+
+    def _parse(self, data: bytes, *, name: str) -> Commit:
+        commit = Commit.from_json(data, name=name)
+        if commit.fingerprint not in (None, digest(self.fingerprint)):
+            raise StoreError(
+                f"commit record '{name}' of store '{self.files.url}' was made by another recipe than this one; restore "
+                f"'{STORE_FILE}', or use another store"
+            )
+        return commit
 
     def manifest(self) -> Manifest:
         """The store as its commits say it is now."""
         return Manifest(self.fingerprint, tuple(self.commits()))
+
+    def whole_manifest(self) -> Manifest:
+        """The store, provided that nothing is missing. Raises StoreError that names the shards and the cure.
+
+        A shard whose every record is lost is known from `manifest.json`, the summary of the last run that finished.
+        """
+        manifest = self.manifest()
+        if incomplete := manifest.incomplete_shards():
+            shards = ", ".join(f"{shard} ({', '.join(tables)})" for shard, tables in list(incomplete.items())[:5])
+            more = f" and {len(incomplete) - 5} more" if len(incomplete) > 5 else ""
+            plans_lost = any(SAMPLES in tables for tables in incomplete.values())
+            raise StoreError(
+                f"store '{self.files.url}' lacks commit records of shards {shards}{more}; "
+                + (f"restore 'commits/{SAMPLES}' from a copy" if plans_lost else "rerun the same precompute command")
+            )
+        if lost := sorted(self._summarized_records() - {commit.record for commit in manifest.commits}):
+            raise StoreError(
+                f"store '{self.files.url}' lacks '{lost[0]}'{f' and {len(lost) - 1} more' if len(lost) > 1 else ''}, "
+                f"which '{MANIFEST_FILE}' counts; rerun the same precompute command"
+            )
+        return manifest
+
+    def _summarized_records(self) -> set[str]:
+        """Names of the commit records that `manifest.json` counts."""
+        if not self.files.exists(MANIFEST_FILE):
+            return set()
+        try:
+            files = [entry["file"] for entry in json.loads(self.files.read(MANIFEST_FILE))["files"]]
+            return {f"commits/{file.rpartition('-')[0]}.json" for file in files}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise StoreError(
+                f"'{self.files.path(MANIFEST_FILE)}' is damaged; rerun precompute, which writes it anew"
+            ) from None
 
     def publish_manifest(self) -> Manifest:
         """Write `manifest.json` for people and other tools, and drop data files that nothing can commit any more."""

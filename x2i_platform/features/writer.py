@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from x2i_platform.config import digest
 from x2i_platform.features.codec import Blob
 from x2i_platform.features.files import Files, explained
 from x2i_platform.features.schema import BLOB_COLUMNS, ids_digest, schema_of
@@ -87,6 +88,7 @@ def open_shard(store: FeatureStore, *, table: str, shard: int, optional: bool = 
             quarantined=tuple(row["sample_id"] for row in writer.quarantined),
             committed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - started, 3),
+            fingerprint=digest(store.fingerprint),
         )
         _publish(files, scratch, commit=commit, quarantined=writer.quarantined)
 

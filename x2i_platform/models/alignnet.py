@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from x2i_platform.config import AlignNetConfig, Padding
 from x2i_platform.errors import InputError, WeightsError
+from x2i_platform.models.dims import DEFAULT_T5_HEAD_DIM
 from x2i_platform.models.torchvision_schemas import define_missing_schemas
 
 LAYER_NORM_EPS = 1e-6
@@ -38,8 +39,8 @@ class AlignNetDims:
     prompt_dim: int = 4096
     pooled_dim: int = 768
     t5_heads: int | None = None
-    """Heads of the optional T5 stack; None gives one a `t5_head_dim` of hidden width, as the released code has it."""
-    t5_head_dim: int = 128
+    """Heads of the optional T5 stack; None gives one a `t5_head_dim` of hidden width."""
+    t5_head_dim: int = DEFAULT_T5_HEAD_DIM
 
 
 class Conditioning(NamedTuple):

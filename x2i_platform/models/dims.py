@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from x2i_platform.config import AlignNetConfig
+from x2i_platform.errors import ConfigError
 from x2i_platform.models.taps import flux_tap_names
+
+DEFAULT_T5_HEAD_DIM = 128
+"""Width of a head in AlignNet's optional T5 stack, where a recipe names neither it nor their number."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +61,20 @@ class MLLMDims:
     def num_states(self) -> int:
         """Hidden states a token, the embedding output among them: C of AlignNet."""
         return self.num_layers + 1
+
+
+def t5_attention(config: AlignNetConfig, *, hidden_size: int) -> tuple[int, int]:
+    """Heads of the optional T5 stack and the width of each. Raises ConfigError for heads that don't divide the width.
+
+    Together they may be wider than the hidden states: the released stack for Qwen2.5-VL-3B has 28 × 128 on 2048.
+    """
+    heads, width = config.t5_heads, config.t5_head_dim
+    if heads is None:
+        width = width or DEFAULT_T5_HEAD_DIM
+        return max(1, hidden_size // width), width
+    if width is None and hidden_size % heads:
+        raise ConfigError(
+            f"alignnet.t5_heads = {heads} doesn't divide the MLLM's hidden width {hidden_size}; "
+            "set alignnet.t5_head_dim too"
+        )
+    return heads, width or hidden_size // heads

@@ -9,12 +9,10 @@ costs one more forward. Imports no torch.
 from __future__ import annotations
 
 from x2i_platform.config import AlignNetConfig
-from x2i_platform.models.dims import DiTDims, MLLMDims, T5Dims
+from x2i_platform.models.dims import DiTDims, MLLMDims, T5Dims, t5_attention
 
 CONV_KERNEL = 5
 """Side of AlignNet's fusing convolution."""
-T5_HEAD_DIM = 128
-"""Width of a head in AlignNet's optional T5 stack."""
 TIME_CHANNELS = 256
 """Width of FLUX's sinusoidal embedding of time and guidance."""
 
@@ -65,8 +63,8 @@ def alignnet(config: AlignNetConfig, *, mllm: MLLMDims, dit: DiTDims, tokens: in
     fusion = tokens * hidden * _linear(states * CONV_KERNEL**2, 1) if config.fusion == "conv" else 0
     projector = tokens * (_linear(hidden, dit.joint_dim) + _linear(dit.joint_dim, dit.joint_dim))
     pooled = tokens * _linear(dit.joint_dim, dit.pooled_dim)
-    attention = hidden if config.t5_heads else max(1, hidden // T5_HEAD_DIM) * T5_HEAD_DIM
-    stack = T5Dims(config.t5_layers, d_model=hidden, d_ff=4 * hidden, attention_dim=attention)
+    heads, head_dim = t5_attention(config, hidden_size=hidden)
+    stack = T5Dims(config.t5_layers, d_model=hidden, d_ff=4 * hidden, attention_dim=heads * head_dim)
     return states * t5_forward(stack, tokens=tokens) + fusion + projector + pooled
 
 

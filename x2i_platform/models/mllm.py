@@ -199,15 +199,17 @@ class MLLM:
     def _read_one(self, prompt: str | Prompt, *, index: int, limit: int) -> Inputs:
         if isinstance(prompt, str):
             prompt = Prompt.of(self._config.template.format(caption=prompt))
-        text = self.tokenizer.apply_chat_template(prompt.messages(), tokenize=False, add_generation_prompt=True)
-        if prompt.media:
-            inputs = media_inputs(text, media=prompt.media, processor=self._processor())
-        else:
-            inputs = text_inputs(text, tokenizer=self.tokenizer)
+        try:
+            if prompt.media:
+                template = self.tokenizer.get_chat_template()
+                inputs = media_inputs(prompt, processor=self._processor(), template=template)
+            else:
+                inputs = text_inputs(prompt, tokenizer=self.tokenizer)
+        except ValueError as error:  # a special token that the vocabulary spells no other way
+            raise InputError(f"prompt {_shown(prompt)} can't be read: {error}") from error
         count, media = len(inputs.ids) - inputs.num_media_tokens, inputs.num_media_tokens
         if count > limit:
-            shown = prompt.text if len(prompt.text) <= 60 else f"{prompt.text[:60]}…"
-            raise PromptTooLong(f"prompt of {count} tokens, at most {limit} fit: {shown!r}", index=index)
+            raise PromptTooLong(f"prompt of {count} tokens, at most {limit} fit: {_shown(prompt)}", index=index)
         if media > self._config.max_media_tokens:
             raise PromptTooLong(
                 f"images and videos of {media} tokens, at most mllm.max_media_tokens = {self._config.max_media_tokens}",
@@ -223,6 +225,10 @@ class MLLM:
             folder = locate(self._config.model, revision=self._config.revision)
             self._loaded_processor = load_part(transformers.AutoProcessor, folder)
         return self._loaded_processor
+
+
+def _shown(prompt: Prompt) -> str:
+    return repr(prompt.text if len(prompt.text) <= 60 else f"{prompt.text[:60]}…")
 
 
 def _until_end(ids: Tensor, ends: set[int]) -> Tensor:

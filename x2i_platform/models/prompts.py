@@ -5,6 +5,7 @@ Audio joins as one more part type here and one more branch in `Prompt.inputs`.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,6 +24,9 @@ class Video:
 
 
 Part = str | Image.Image | Video
+
+AS_TEXT: dict[str, Any] = {"tokenize": True, "add_generation_prompt": True, "sanitize_control_tokens": True}
+"""Of a chat's special tokens only those that the template itself writes are such: `<|im_end|>` in a caption is text."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +53,14 @@ class Prompt:
 
     def messages(self) -> list[dict[str, Any]]:
         """The chat that a tokenizer's template renders: plain text where there is nothing else."""
-        if len(self.parts) == 1 and isinstance(self.parts[0], str):
-            return [{"role": "user", "content": self.parts[0]}]
-        content = [
-            {"type": "text", "text": part} if isinstance(part, str) else {"type": _kind(part)} for part in self.parts
-        ]
-        return [{"role": "user", "content": content}]
+        parts: list[Part] = []
+        for is_text, run in itertools.groupby(self.parts, key=lambda part: isinstance(part, str)):
+            alike = list(run)
+            # Texts are joined, or two of them could make a special token together.
+            parts += ["".join(map(str, alike))] if is_text else alike
+        if len(parts) == 1 and isinstance(parts[0], str):
+            return [{"role": "user", "content": parts[0]}]
+        return [{"role": "user", "content": [_content(part) for part in parts]}]
 
 
 @dataclass(frozen=True)
@@ -77,24 +83,29 @@ class Inputs:
         return Inputs(torch.cat([self.ids, answer]), torch.cat([self.types, torch.zeros_like(answer)]), self.media)
 
 
-def text_inputs(text: str, *, tokenizer: Any) -> Inputs:
-    """A rendered chat without media; the template wrote the special tokens."""
-    ids = torch.tensor(tokenizer(text, add_special_tokens=False).input_ids)
+def text_inputs(prompt: Prompt, *, tokenizer: Any) -> Inputs:
+    """A prompt without media, in the tokenizer's chat template."""
+    ids = tokenizer.apply_chat_template(prompt.messages(), **AS_TEXT, return_dict=False, return_tensors="pt")[0]
     return Inputs(ids, torch.zeros_like(ids), {})
 
 
-def media_inputs(text: str, *, media: tuple[Image.Image | Video, ...], processor: Any) -> Inputs:
-    """A rendered chat with its images and videos."""
-    images = [part.convert("RGB") for part in media if isinstance(part, Image.Image)]
-    videos = [part for part in media if isinstance(part, Video)]
-    kinds: dict[str, Any] = {"images": images} if images else {}
+def media_inputs(prompt: Prompt, *, processor: Any, template: str) -> Inputs:
+    """A prompt with its images and videos, in a chat template."""
+    videos = [part for part in prompt.parts if isinstance(part, Video)]
+    kinds: dict[str, Any] = {"add_special_tokens": False}
     if videos:
-        kinds["videos"] = [[frame.convert("RGB") for frame in video.frames] for video in videos]
         kinds["video_metadata"] = [
             {"total_num_frames": len(v.frames), "fps": v.fps, "frames_indices": list(range(len(v.frames)))}
             for v in videos
         ]
-    made = processor(text=[text], add_special_tokens=False, return_tensors="pt", **kinds)
+    made = processor.apply_chat_template(
+        prompt.messages(),
+        chat_template=template,
+        **AS_TEXT,
+        return_dict=True,
+        return_tensors="pt",
+        processor_kwargs=kinds,
+    )
     taken = {"input_ids", "attention_mask", "mm_token_type_ids"}
     media_tensors = {name: torch.as_tensor(value) for name, value in made.items() if name not in taken}
     return Inputs(made["input_ids"][0], made["mm_token_type_ids"][0], media_tensors)
@@ -122,3 +133,12 @@ def collate(
 
 def _kind(part: Image.Image | Video | str) -> str:
     return "video" if isinstance(part, Video) else "image"
+
+
+def _content(part: Part) -> dict[str, Any]:
+    """One part of a message, pixels included."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    if isinstance(part, Video):
+        return {"type": "video", "video": [frame.convert("RGB") for frame in part.frames]}
+    return {"type": "image", "image": part.convert("RGB")}

@@ -5,9 +5,10 @@ Shape suffixes: B batch, T text tokens, E prompt width, P pooled width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import diffusers
 import torch
@@ -61,12 +62,28 @@ class TextEncoders:
 
     def num_tokens(self, caption: str) -> int:
         """T5's tokens of a caption, the one that ends it included; those above its text length are cut off."""
-        return len(self._pipeline.tokenizer_2(caption).input_ids)
+        return len(self._pipeline.tokenizer_2(as_text(caption, tokenizer=self._pipeline.tokenizer_2)).input_ids)
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> TextConditioning:
         """`(B, T, E)` and `(B, P)`. Captions above T5's or CLIP's tokens are cut, as FLUX cuts them."""
+        clip, t5 = (
+            [as_text(caption, tokenizer=tokenizer) for caption in captions]
+            for tokenizer in (self._pipeline.tokenizer, self._pipeline.tokenizer_2)
+        )
         prompt_embeds, pooled, _ = self._pipeline.encode_prompt(
-            prompt=list(captions), max_sequence_length=self._text_tokens
+            prompt=clip, prompt_2=t5, max_sequence_length=self._text_tokens
         )
         return TextConditioning(prompt_embeds_BTE=prompt_embeds, pooled_BP=pooled)
+
+
+def as_text(caption: str, *, tokenizer: Any) -> str:
+    """The caption, with a space after the first character of what would be a special token: `< /s>` ends nothing.
+
+    The tokenizer's `split_special_tokens` is not enough: to T5's model `</s>` is also a word of its vocabulary. What
+    only becomes one by the tokenizer's normalization, such as fullwidth letters, counts too.
+    """
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    normal = normalizer.normalize_str(caption) if normalizer else caption
+    special = re.compile("|".join(map(re.escape, sorted(tokenizer.added_tokens_encoder, key=len, reverse=True))))
+    return special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", normal) if special.search(normal) else caption

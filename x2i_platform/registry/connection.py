@@ -12,7 +12,6 @@ import functools
 import http.client
 import logging
 import os
-import re
 import socket
 import ssl
 import urllib.error
@@ -28,7 +27,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from x2i_platform.errors import RegistryError
+from x2i_platform.errors import RegistryError, redacted
 
 PROBE_TIMEOUT_S = 5.0
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -61,7 +60,7 @@ def check_tracking_uri(uri: str) -> str:
     elif scheme in ("", "file") and uri != "databricks":
         raise RegistryError(f"tracking URI {uri!r}: MLflow's file store is closed; use {ACCEPTED}")
     elif scheme not in ("", "databricks"):
-        raise RegistryError(f"tracking URI {redacted(uri)!r} is not supported; use {ACCEPTED}")
+        raise RegistryError(f"tracking URI {uri!r} is not supported; use {ACCEPTED}")
     return uri
 
 
@@ -82,7 +81,7 @@ def _client(uri: str) -> MlflowClient:
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     # This one logs a traceback of every failed statement before raising it; what is raised becomes our message.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    with translated(f"tracking URI {redacted(uri)!r} can't be used"), _creation_lock(uri):
+    with translated(f"tracking URI {uri!r} can't be used"), _creation_lock(uri):
         client = MlflowClient(uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -96,12 +95,8 @@ def translated(action: str) -> Iterator[None]:
     except EXPECTED as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0] if lines else type(error).__name__
-        raise RegistryError(f"{action}: {redacted(reason[:300])}") from error
-
-
-def redacted(text: str) -> str:
-    """The text without user names and passwords of the URLs in it."""
-    return re.sub(r"//[^/@\s]*@", "//***@", text)
+        # Cut only after: of half a URL the password would not be recognized.
+        raise RegistryError(f"{action}: {redacted(reason)[:300]}") from error
 
 
 def _scheme(uri: str) -> str:
@@ -140,6 +135,10 @@ def _check_server(uri: str) -> None:
     parts = urlsplit(uri)
     host = parts.netloc.rpartition("@")[2]
     try:
+        _ = parts.port
+    except ValueError:
+        raise _unescaped(uri) from None
+    try:
         with urllib.request.urlopen(f"{parts.scheme}://{host}{parts.path.rstrip('/')}/health", timeout=PROBE_TIMEOUT_S):
             return
     except urllib.error.HTTPError:
@@ -148,15 +147,21 @@ def _check_server(uri: str) -> None:
         reason = getattr(error, "reason", error)
         if isinstance(reason, ssl.SSLError):
             return  # It answers; only the client knows MLFLOW_TRACKING_SERVER_CERT_PATH.
-        raise RegistryError(
-            f"tracking server {redacted(uri)} can't be reached ({reason}); start it or name another"
-        ) from error
+        raise RegistryError(f"tracking server {uri} can't be reached ({reason}); start it or name another") from error
+
+
+def _unescaped(uri: str) -> RegistryError:
+    """Others would take a part of the password for the host, and show it in their messages."""
+    return RegistryError(f"tracking URI {uri!r}: write / in a password as %2F, ? as %3F, # as %23 and @ as %40")
 
 
 def _check_database(uri: str) -> None:
-    action = f"tracking database {redacted(uri)} can't be reached"
+    action = f"tracking database {uri} can't be reached"
     with translated(action):
-        engine = sqlalchemy.create_engine(uri)
+        url = sqlalchemy.make_url(uri)
+        if "@" in f"{url.host}{url.database}":
+            raise _unescaped(uri)
+        engine = sqlalchemy.create_engine(url)
         if engine.url.host:
             port = engine.url.port or DATABASE_PORTS[_scheme(uri)]
             socket.create_connection((engine.url.host, port), timeout=PROBE_TIMEOUT_S).close()

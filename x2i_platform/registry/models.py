@@ -30,7 +30,7 @@ from x2i_platform.registry.artifacts import (
     require_plain,
     signature,
 )
-from x2i_platform.registry.connection import connect, redacted, sqlite_file, translated
+from x2i_platform.registry.connection import connect, sqlite_file, translated
 from x2i_platform.registry.tracking import KEY_TAG, MANIFEST_TAG, RunInfo
 
 CONTENT_TAG = "x2i.content"
@@ -137,7 +137,7 @@ def list_models(tracking_uri: str) -> list[RegisteredModel]:
     if database is not None and not database.exists():
         return []
     client = connect(tracking_uri)
-    with translated(f"models of {redacted(tracking_uri)} can't be listed"):
+    with translated(f"models of {tracking_uri} can't be listed"):
         return [_registered(client, found) for found in _all_models(client)]
 
 

@@ -12,7 +12,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -24,7 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils import mlflow_tags
 
-from x2i_platform.errors import RegistryError
+from x2i_platform.errors import RegistryError, redacted
 from x2i_platform.registry.connection import check_tracking_uri, connect, default_tracking_uri, sqlite_file, translated
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "check_tracking_uri",
     "default_tracking_uri",
     "finish",
+    "sqlite_file",
     "start_or_resume",
 ]
 
@@ -55,11 +56,11 @@ MAX_METRICS_PER_BATCH = 1000
 
 @dataclass(frozen=True)
 class RunInfo:
-    """Where a run is; small and picklable."""
+    """Where a run is; small and picklable. Ray's records of a job show the `repr`, so the URI is not in it."""
 
     run_id: str
     experiment: str
-    tracking_uri: str
+    tracking_uri: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -249,7 +250,8 @@ def _log_settings(
     for start in range(0, len(missing), MAX_PARAMS_PER_BATCH):
         client.log_batch(run.info.run_id, params=missing[start : start + MAX_PARAMS_PER_BATCH])
     client.log_batch(
-        run.info.run_id, tags=[entities.RunTag(name, str(value)[:MAX_TAG_LENGTH]) for name, value in tags.items()]
+        run.info.run_id,
+        tags=[entities.RunTag(name, redacted(str(value))[:MAX_TAG_LENGTH]) for name, value in tags.items()],
     )
 
 
@@ -258,7 +260,7 @@ def _flatten(params: Mapping[str, object], *, prefix: str = "") -> Iterator[tupl
         if isinstance(value, Mapping) and value:
             yield from _flatten(value, prefix=f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}", str(value)[:MAX_PARAM_LENGTH]
+            yield f"{prefix}{name}", redacted(str(value))[:MAX_PARAM_LENGTH]
 
 
 def _lineage_tags(data: TrainingData | None) -> dict[str, str]:
@@ -271,7 +273,7 @@ def _dataset_input(data: TrainingData) -> entities.DatasetInput:
         name=data.name,
         digest=data.digest[:MAX_DIGEST_LENGTH],
         source_type=urlsplit(data.source).scheme or "local",
-        source=json.dumps({"uri": data.source}),
+        source=json.dumps({"uri": redacted(data.source)}),
     )
     return entities.DatasetInput(dataset, tags=[entities.InputTag(mlflow_tags.MLFLOW_DATASET_CONTEXT, "training")])
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import base64
 import difflib
 import io
+import json
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from x2i_platform.config import GenerateConfig, States
@@ -69,20 +72,41 @@ class GenerationRequest(BaseModel):
         )
 
 
-def response_body(images: list[Image.Image], *, seeds: list[int], output_format: str) -> dict[str, Any]:
-    """OpenAI's answer; `seed` beside each image says how to make it again."""
+@dataclass(frozen=True)
+class Made:
+    """An image and what it was made from."""
+
+    image: Image.Image
+    prompt: str
+    seed: int
+    settings: GenerateConfig
+
+
+def response_body(made: list[Made], *, facts: Mapping[str, str], output_format: str) -> dict[str, Any]:
+    """OpenAI's answer; `seed` beside each image and `facts` of the model say how to make it again."""
     data = [
-        {"b64_json": base64.b64encode(encode_image(image, output_format)).decode(), "seed": seed}
-        for image, seed in zip(images, seeds, strict=True)
+        {"b64_json": base64.b64encode(encode_image(each, facts=facts, output_format=output_format)).decode()}
+        | {"seed": each.seed}
+        for each in made
     ]
-    return {"created": int(time.time()), "data": data, "output_format": output_format}
+    return {"created": int(time.time()), "data": data, "output_format": output_format, **facts}
 
 
-def encode_image(image: Image.Image, output_format: str) -> bytes:
-    """The bytes of an image file."""
+def encode_image(made: Made, *, facts: Mapping[str, str], output_format: str) -> bytes:
+    """The bytes of an image file; a PNG says in its text chunks how it was made."""
     buffer = io.BytesIO()
-    image.save(buffer, format=output_format)
+    how = {"seed": made.seed, **facts, **made.settings.model_dump()}
+    text = {"pnginfo": text_chunks(made.prompt, how)} if output_format == "png" else {}
+    made.image.save(buffer, format=output_format, **text)
     return buffer.getvalue()
+
+
+def text_chunks(prompt: str, how: Mapping[str, Any]) -> PngInfo:
+    """A PNG's text chunks: `prompt`, and `x2i` with the rest as JSON."""
+    chunks = PngInfo()
+    chunks.add_itxt("prompt", prompt)
+    chunks.add_itxt("x2i", json.dumps(how))
+    return chunks
 
 
 def error_body(message: str, *, kind: str = "invalid_request_error", param: str | None = None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The Ray Serve application: an HTTP ingress in front of replicas that each hold a `Generator`.
 
 The only module that imports ray.serve. Invariants: the queue in front of the replicas is bounded, so a burst is
-answered with 503 and not with an endless wait; no path of the server and no traceback reaches a client.
+answered with 503 and not with an endless wait, as is a request that no replica is left for; a replica serves the model
+that was deployed or none; no path of the server and no traceback reaches a client.
 
 Ray Serve pickles `api` where `serve.ingress` decorates: what is added to it later is lost, and annotations that are
 text, as the usual `__future__` import makes them, find no names to stand for.
@@ -10,7 +11,8 @@ text, as the usual `__future__` import makes them, find no names to stand for.
 import asyncio
 import logging
 import secrets
-from pathlib import Path
+import time
+from collections.abc import Awaitable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -21,19 +23,24 @@ from ray import serve
 from ray.exceptions import RayError
 from ray.serve import Application
 from ray.serve.exceptions import BackPressureError
+from ray.serve.schema import ReplicaState
 from starlette.exceptions import HTTPException
 
 from x2i_platform.errors import ConfigError, InputError
 from x2i_platform.models.devices import choose_device
-from x2i_platform.registry import models, tracking
-from x2i_platform.serving.api import MAX_SEED, GenerationRequest, error_body, response_body, validation_body
-from x2i_platform.serving.generator import Generator, ImageRequest, read_recipe
+from x2i_platform.registry import tracking
+from x2i_platform.serving.api import MAX_SEED, GenerationRequest, Made, error_body, response_body, validation_body
+from x2i_platform.serving.generator import Generator, ImageRequest
+from x2i_platform.serving.pinned import Pinned, fetch, pin_model
 
 MAX_QUEUED_REQUESTS = 64
 MAX_ONGOING_REQUESTS = 2
 """A replica computes one request while the next is already decoded."""
 
 READY_TIMEOUT_S = 2.0
+LIVENESS_S = 1.0
+"""How often it is asked whether a replica is alive, and how often Ray Serve itself looks."""
+RETRY = {"Retry-After": "5"}
 RANDOM_SEEDS = 2**32
 """Seeds that nobody asked for stay below this: JavaScript reads whole numbers exactly up to 2**53."""
 
@@ -54,15 +61,12 @@ async def _no_such_route(_: Request, error: HTTPException) -> JSONResponse:
 class ImageModel:
     """One replica: the models of one registered version."""
 
-    def __init__(self, model: str, *, tracking_uri: str, num_gpus: float) -> None:
-        self.name = model if model.startswith(("models:", "runs:")) else Path(model).name
-        self.generator = Generator.load(
-            models.resolve(model, tracking_uri=tracking_uri), device=choose_device(num_gpus)
-        )
+    def __init__(self, pinned: Pinned, *, tracking_uri: str, num_gpus: float) -> None:
+        self.facts = pinned.facts
+        self.generator = Generator.load(fetch(pinned, tracking_uri=tracking_uri), device=choose_device(num_gpus))
 
-    def ready(self) -> str:
-        """Answers once the models are loaded, with the name they were asked for by."""
-        return self.name
+    def ready(self) -> None:
+        """Answers once the models are loaded."""
 
     async def create(self, request: GenerationRequest) -> dict[str, Any]:
         """Generate `request.n` images; the text of a client's mistake comes back under `error`."""
@@ -76,19 +80,25 @@ class ImageModel:
             return error_body(str(error), param="prompt")
         except ConfigError as error:
             return error_body(str(error), param="size")
+        made = [Made(image, request.prompt, seed, settings) for image, seed in zip(images, seeds, strict=True)]
         body: dict[str, Any] = await run_in_threadpool(
-            response_body, images, seeds=seeds, output_format=request.output_format
+            response_body, made, facts=self.facts, output_format=request.output_format
         )
         return body
+
+
+class NoReplica(Exception):  # noqa: N818
+    """Nobody is there to answer."""
 
 
 @serve.ingress(api)
 class Ingress:
     """Validates, forwards, and turns refusals into OpenAI's error objects."""
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.name: str | None = None
+    def __init__(self, model: Any, facts: dict[str, str]) -> None:
+        self.model, self.facts = model, facts
+        self.deployment, self.application = model.deployment_name, model.app_name
+        self.alive, self.looked_at = True, -LIVENESS_S
 
     @api.get("/health")
     async def health(self) -> dict[str, str]:
@@ -97,27 +107,53 @@ class Ingress:
 
     @api.get("/ready")
     async def ready(self) -> JSONResponse:
-        """A replica has its models loaded; it may be busy."""
-        try:
-            self.name = await asyncio.wait_for(self.model.ready.remote(), READY_TIMEOUT_S)
-        except (TimeoutError, BackPressureError):
-            if self.name is None:
-                return JSONResponse({"status": "loading"}, status_code=503)
-            return JSONResponse({"status": "busy", "model": self.name})
-        return JSONResponse({"status": "ready", "model": self.name})
+        """A replica has its models loaded; it may be busy. 503 where none has."""
+        status = "ready"
+        if await self._some_replica():
+            try:
+                await asyncio.wait_for(self.model.ready.remote(), READY_TIMEOUT_S)
+            except (TimeoutError, BackPressureError, RayError):
+                status = "busy"
+        if not await self._some_replica():
+            return JSONResponse({"status": "no replica", **self.facts}, status_code=503, headers=RETRY)
+        return JSONResponse({"status": status, **self.facts})
 
     @api.post("/v1/images/generations")
     async def generations(self, request: GenerationRequest) -> JSONResponse:
         """OpenAI's image generation."""
         try:
-            body = await self.model.create.remote(request)
+            body = await self._while_alive(self.model.create.remote(request))
         except BackPressureError:
             busy = error_body("the queue is full; try again later", kind="server_overloaded")
-            return JSONResponse(busy, status_code=503, headers={"Retry-After": "5"})
+            return JSONResponse(busy, status_code=503, headers=RETRY)
+        except NoReplica:
+            gone = error_body("no replica of the model is running; try again later", kind="server_error")
+            return JSONResponse(gone, status_code=503, headers=RETRY)
         except RayError:
             log.exception("a request failed")
             return JSONResponse(error_body("the image could not be made", kind="server_error"), status_code=500)
         return JSONResponse(body, status_code=400 if "error" in body else 200)
+
+    async def _while_alive(self, answer: Awaitable[Any]) -> Any:
+        """The answer. Raises NoReplica once none is left to give it: Ray Serve would wait for the next, for ever."""
+        pending = asyncio.ensure_future(answer)
+        try:
+            while not pending.done():
+                if not await self._some_replica():
+                    raise NoReplica
+                await asyncio.wait({pending}, timeout=LIVENESS_S)
+            return pending.result()
+        finally:
+            pending.cancel()
+
+    async def _some_replica(self) -> bool:
+        """Whether a replica with loaded models runs, as of a moment ago."""
+        if time.monotonic() - self.looked_at >= LIVENESS_S:
+            self.looked_at = time.monotonic()
+            application = (await run_in_threadpool(serve.status)).applications.get(self.application)
+            states = application.deployments[self.deployment].replica_states if application else {}
+            self.alive = states.get(ReplicaState.RUNNING, 0) > 0
+        return self.alive
 
 
 def build(args: dict[str, Any]) -> Application:
@@ -125,7 +161,7 @@ def build(args: dict[str, Any]) -> Application:
 
     Arguments: `model` (a `models:/` URI or a folder), `tracking_uri`, `replicas`, `num_gpus` (by default what the
     model's recipe generates with), `num_cpus`, `max_queued_requests`. Raises ConfigError if `model` is missing or an
-    argument is unknown, RegistryError or WeightsError if there is no such model.
+    argument is unknown, RegistryError or WeightsError if there is no such model. What the name means is decided here.
     """
     known = {"model", "tracking_uri", "replicas", "num_gpus", "num_cpus", "max_queued_requests"}
     if unknown := sorted(args.keys() - known):
@@ -133,10 +169,8 @@ def build(args: dict[str, Any]) -> Application:
     if not args.get("model"):
         raise ConfigError("serving needs the argument 'model', such as models:/NAME@candidate")
     uri = args.get("tracking_uri") or tracking.default_tracking_uri()
-    if "num_gpus" in args:
-        num_gpus = float(args["num_gpus"])
-    else:
-        num_gpus = read_recipe(models.resolve(args["model"], tracking_uri=uri)).run.generate.num_gpus
+    pinned, recipe = pin_model(args["model"], tracking_uri=uri)
+    num_gpus = float(args.get("num_gpus", recipe.run.generate.num_gpus))
     replica = serve.deployment(
         ImageModel,
         num_replicas=int(args.get("replicas", 1)),
@@ -144,7 +178,8 @@ def build(args: dict[str, Any]) -> Application:
         max_ongoing_requests=MAX_ONGOING_REQUESTS,
         max_queued_requests=int(args.get("max_queued_requests", MAX_QUEUED_REQUESTS)),
         max_constructor_retry_count=1,  # what is wrong with a model is still wrong the second time
+        health_check_period_s=LIVENESS_S,
     )
-    bound = replica.bind(args["model"], tracking_uri=uri, num_gpus=num_gpus)
+    bound = replica.bind(pinned, tracking_uri=uri, num_gpus=num_gpus)
     ingress = serve.deployment(Ingress, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
-    return ingress.bind(bound)
+    return ingress.bind(bound, pinned.facts)

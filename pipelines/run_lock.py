@@ -1,0 +1,76 @@
+"""The same training, started twice, runs once: the second waits for the first, and then finds what it left."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from x2i_platform.errors import TrainingError
+from x2i_platform.features.files import Files, explained
+from x2i_platform.features.lease import lease
+
+POLL_S = 0.5
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def alone(name: str, *, runs: str, database: Path | None) -> Iterator[None]:
+    """Hold a training for the length of the block: its folder, and its run in a database that is a file.
+
+    On local disks by the operating system's locks, which end with their process however it ends. Raises StoreError
+    where a folder can't be locked.
+    """
+    with ExitStack() as held:
+        if "://" in runs:
+            held.enter_context(_leased(Files(runs), name))
+        # Sorted, so that two processes that lock the same folders don't wait for one another.
+        folders = {Path(runs).absolute()} if "://" not in runs else set()
+        for folder in sorted(folders | ({database.parent} if database else set())):
+            held.enter_context(_locked(folder / f".{name}.lock"))
+        yield
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = FileLock(path, fallback_to_soft=False)  # a soft lock outlives its process
+    with explained("lock", str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _say_waiting(str(path.parent))
+            lock.acquire(poll_interval=POLL_S)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _leased(files: Files, name: str) -> Iterator[None]:
+    lost = threading.Event()
+
+    def stop() -> None:
+        lost.set()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    try:
+        with lease(files, f".{name}.lock", on_wait=lambda: _say_waiting(files.url), on_loss=stop):
+            yield
+    except KeyboardInterrupt:
+        if not lost.is_set():
+            raise
+        raise TrainingError(
+            f"training '{name}' stood still for so long that another process has taken it over; it goes on there"
+        ) from None
+
+
+def _say_waiting(place: str) -> None:
+    log.warning("the same training runs already in %s; waiting until it ends", place)

@@ -1,0 +1,48 @@
+"""A real MLflow server on loopback, as a fixture for tests to import: `mlflow_server`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from x2i_platform.errors import RegistryError
+from x2i_platform.registry.tracking import check_tracking_uri
+
+START_TIMEOUT_S = 120
+
+
+@pytest.fixture
+def mlflow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Its URI; database and files lie in `tmp_path`."""
+    monkeypatch.setenv("X2I_CACHE", str(tmp_path / "cache"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    places = ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", f"{tmp_path}/files"]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen([*command, *places], env=environment, stdout=log, stderr=log)
+    uri, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_TIMEOUT_S
+    try:
+        while not _answers(uri):
+            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+            time.sleep(0.5)
+        yield uri
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+def _answers(uri: str) -> bool:
+    try:
+        return check_tracking_uri(uri) == uri
+    except RegistryError:
+        return False

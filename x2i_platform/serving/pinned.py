@@ -1,0 +1,66 @@
+"""What a service serves, decided once: a replica that starts later loads exactly this, or doesn't start.
+
+Aliases move, folders are written over, and the hub's default branch goes on; a running service must not follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from x2i_platform import fingerprint
+from x2i_platform.config import Recipe, digest
+from x2i_platform.errors import WeightsError
+from x2i_platform.models.weights import identity
+from x2i_platform.registry import models
+from x2i_platform.registry.evaluations import pin
+from x2i_platform.serving.generator import read_recipe
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """One model, whatever its name comes to mean."""
+
+    name: str
+    """As it was asked for; of a folder its last name, as paths are nobody's business."""
+    source: str
+    """`models:/NAME/VERSION`, or a folder."""
+    content: str
+    """Identity of the AlignNet folder, the recipe in it included."""
+    base: dict[str, Any] | None
+    """What makes an image besides it; None where the machine that deploys can't see the DiT and the MLLM."""
+
+    @property
+    def version(self) -> str:
+        """What a client is told."""
+        return self.source if self.source.startswith(("models:", "runs:", "mini:")) else self.name
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What stands in answers and images; the digest tells apart what has one name."""
+        return {"model": self.name, "version": self.version, "digest": digest([self.content, self.base])[:16]}
+
+
+def pin_model(model: str, *, tracking_uri: str) -> tuple[Pinned, Recipe]:
+    """A model as it is now, and its recipe. Raises RegistryError or WeightsError if there is none."""
+    source = pin(model, tracking_uri=tracking_uri)
+    folder = models.resolve(source, tracking_uri=tracking_uri)
+    recipe = read_recipe(folder)
+    name = model if model.startswith(("models:", "runs:")) else Path(model).name
+    try:
+        base = fingerprint.generation(recipe)
+    except WeightsError:
+        base = None
+    return Pinned(name, source, content=identity(str(folder)), base=base), recipe
+
+
+def fetch(pinned: Pinned, *, tracking_uri: str) -> Path:
+    """The folder of a pinned model. Raises WeightsError if it, its DiT or its MLLM are other ones by now."""
+    folder = models.resolve(pinned.source, tracking_uri=tracking_uri)
+    changed = "files" if identity(str(folder)) != pinned.content else None
+    if pinned.base and not changed and fingerprint.generation(read_recipe(folder)) != pinned.base:
+        changed = "DiT or MLLM"
+    if changed:
+        raise WeightsError(f"the {changed} of model '{pinned.name}' changed after it was deployed; deploy it again")
+    return folder
