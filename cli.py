@@ -6,8 +6,6 @@ bug or a failed machine, 2 a user's mistake, 130 interrupted.
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -16,19 +14,11 @@ from typing import Annotated
 import typer
 
 from pipelines import RECIPES
+from x2i_platform.cache import require_home
 from x2i_platform.config import Recipe
-from x2i_platform.console import err, fail, progress_bar, show, show_rows
+from x2i_platform.console import configure, err, fail, progress_bar, show, show_rows
 from x2i_platform.errors import X2IError
 from x2i_platform.recipes import load
-
-QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # at ERROR it prints the traceback of what is raised anyway
-    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's C++ side warns on stderr of what it retries by itself
-    "RAY_TRAIN_V2_ENABLED": "1",
-}
-"""Read by the libraries when they are imported, so it is set before. A user's own setting wins."""
 
 NAME = "x2i-platform"
 INTERRUPTED = 130
@@ -57,9 +47,8 @@ TrackingUri = Annotated[
 
 @app.callback()
 def _configure(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False) -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    configure(verbose=verbose)
+    require_home()
 
 
 @app.command()
@@ -268,7 +257,9 @@ def main() -> None:
         if message := error.format_message():
             fail(f"{message.rstrip('.')}; see '{_command_path(error)} --help'")
         code = error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as error:
+        if isinstance(error.__cause__, EOFError):  # typer takes a file that ends too early for Ctrl-D
+            raise error.__cause__ from None
         code = INTERRUPTED
     if code == INTERRUPTED:
         err.print("interrupted; what is finished is kept: run the same command again to continue", soft_wrap=True)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,13 +18,35 @@ from rich.table import Column, Table
 err = Console(stderr=True, highlight=False, emoji=False)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
 
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_LOG_LEVEL": "CRITICAL",  # at ERROR it prints the traceback of what is raised anyway
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's C++ side warns on stderr of what it retries by itself
+    "RAY_TRAIN_V2_ENABLED": "1",
+}
+"""Read by the libraries when they are imported, so it is set before. A user's own setting wins."""
+
 Report = Callable[..., None]
 """`report(done, total)` or `report(done, total, metrics)`."""
+
+
+def configure(*, verbose: bool) -> None:
+    """Log to stderr, warnings alone unless `verbose`; libraries that talk too much are told not to."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
 
 
 def fail(message: str) -> None:
     """One line on stderr for a user's mistake."""
     err.print(f"[bold red]error:[/] {escape(' '.join(message.split()))}", soft_wrap=True)
+
+
+def note(message: str) -> None:
+    """One line on stderr for what a user should know; none for nothing."""
+    if message:
+        err.print(escape(" ".join(message.split())), soft_wrap=True)
 
 
 @contextmanager

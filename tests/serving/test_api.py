@@ -12,10 +12,39 @@ from PIL import Image, ImageChops
 from pydantic import ValidationError
 
 from x2i_platform.config import GenerateConfig
-from x2i_platform.serving.api import GenerationRequest, Made, response_body, validation_body
+from x2i_platform.serving.api import GenerationRequest, Made, names_of, response_body, validation_body
 
 DEFAULTS = GenerateConfig(num_inference_steps=4, guidance=3.5, width=64, height=32)
 FACTS = {"model": "models:/mini@candidate", "version": "models:/mini/3", "digest": "0123456789abcdef"}
+
+
+def test_null_and_what_changes_nothing_are_as_if_left_out() -> None:
+    plain = GenerationRequest(prompt="a")
+    nulls = dict.fromkeys(set(GenerationRequest.model_fields) - {"prompt"})
+    assert GenerationRequest(prompt="a", **nulls) == plain
+    harmless = {
+        "quality": "standard",
+        "background": "opaque",
+        "moderation": "auto",
+        "stream": False,
+        "partial_images": 0,
+    }
+    assert GenerationRequest(prompt="a", **harmless).settings(DEFAULTS) == plain.settings(DEFAULTS)
+    for field, value in {
+        "quality": "hd",
+        "background": "transparent",
+        "stream": True,
+        "output_compression": 50,
+    }.items():
+        with pytest.raises(ValidationError, match=field):
+            GenerationRequest(prompt="a", **{field: value})
+    with pytest.raises(ValidationError, match="prompt"):
+        GenerationRequest(prompt=None)
+
+
+def test_a_model_is_known_by_the_names_that_it_has() -> None:
+    assert names_of(FACTS) == {"models:/mini@candidate", "models:/mini/3", "mini"}
+    assert names_of({"model": "folder", "version": "folder"}) == {"folder"}
 
 
 def refused(**fields: Any) -> dict[str, Any]:
@@ -34,7 +63,8 @@ def refused(**fields: Any) -> dict[str, Any]:
         ({"prompt": "a", "n": 0}, "n", "n: Input should be greater than or equal to 1"),
         ({"prompt": "a", "n": 11}, "n", "n: Input should be less than or equal to 10"),
         ({"prompt": "a", "sede": 3}, "sede", "sede: unknown field; did you mean 'seed'?"),
-        ({"prompt": "a", "quality": "hd"}, "quality", "quality: unknown field"),
+        ({"prompt": "a", "quality": "hd"}, "quality", "quality: Input should be 'auto' or 'standard'"),
+        ({"prompt": "a", "style": "vivid"}, "style", "style: unknown field"),
         ({"prompt": "a", "seed": 2**63}, "seed", "seed: Input should be less than or equal to 9223372036854775807"),
         ({"prompt": "a", "output_format": "gif"}, "output_format", "output_format: Input should be 'png', 'jpeg' or"),
         ({"prompt": "a", "response_format": "url"}, "response_format", "response_format: Input should be 'b64_json'"),

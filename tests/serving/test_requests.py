@@ -58,6 +58,13 @@ def name(line: Numbered, *, settings: GenerateConfig = DEFAULTS, model: str = "m
         ('{"prompt": "a", "guidance_scale": 3}', "unknown key 'guidance_scale'; did you mean 'guidance'?"),
         ('{"prompt": "a", "steps": 3}', "unknown key 'steps'; did you mean 'num_inference_steps'?"),
         ('{"prompt": "a", "size": "64x64"}', "did you mean 'width' and 'height'?"),
+        ('{"prompt": "a", "aspect_ratio": "16:9"}', "did you mean 'width' and 'height'?"),
+        ('{"prompt": "a", "cfg_scale": 7}', "unknown key 'cfg_scale'; did you mean 'guidance'?"),
+        ('{"prompt": "a", "random_seed": 7}', "unknown key 'random_seed'; did you mean 'seed'?"),
+        ('{"prompt": "a", "n": 4}', "'n' is not offered: a line makes one image; write a line, with a seed, for each"),
+        ('{"prompt": "a", "num_images_per_prompt": 4}', "'num_images_per_prompt' is not offered: a line makes one"),
+        ('{"prompt": "a", "negative_prompt": "blurry"}', "'negative_prompt' is not offered: FLUX.1 is guided without"),
+        ('{"prompt": "a", "quality": "hd"}', "'quality' is not offered"),
     ],
 )
 def test_a_bad_line_says_what_is_wrong_and_spares_its_neighbours(tmp_path: Path, line: str, reason: str) -> None:
@@ -121,3 +128,9 @@ def test_a_file_without_lines_or_no_file_is_an_error(tmp_path: Path) -> None:
         list(read_requests(str(tmp_path / "nowhere.jsonl")))
     with pytest.raises(InputError, match=r"can't be read"):
         list(read_requests("nosuchscheme://x/requests.jsonl"))
+
+
+def test_other_tools_options_that_ask_for_nothing_are_taken(tmp_path: Path) -> None:
+    harmless = {"n": 1, "negative_prompt": "", "num_images_per_prompt": None, "quality": "auto", "output_format": "png"}
+    [line] = read(tmp_path, json.dumps({"prompt": "a", **harmless}))
+    assert line.error is None

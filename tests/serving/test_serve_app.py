@@ -104,6 +104,15 @@ def test_the_service_says_that_it_lives_and_what_it_serves(server: Server) -> No
     assert server.post(prompt="a red circle").json().items() >= {key: ready[key] for key in ("model", "digest")}.items()
 
 
+def test_another_models_name_is_not_found(server: Server) -> None:
+    answer = server.post(prompt="a red circle", model="dall-e-3")
+    assert answer.status_code == 404
+    error = answer.json()["error"]
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    assert error["message"].endswith(f"this service has '{server.model.name}'")
+    assert server.post(prompt="a red circle", model=server.model.name, n=None, size=None).status_code == 200
+
+
 def test_a_seed_makes_the_same_bytes_and_its_successors(server: Server) -> None:
     both = server.post(prompt="a red circle", n=2, seed=7)
     again = server.post(prompt="a red circle", seed=8)

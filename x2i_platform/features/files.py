@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fsspec
-from botocore.exceptions import BotoCoreError  # type: ignore[import-untyped]
+from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem
 
 from x2i_platform.errors import StoreError
@@ -173,7 +173,7 @@ def explained(doing: str, path: str) -> Iterator[None]:
     """Turn what a disk or a network refuses into a StoreError that names the file."""
     try:
         yield
-    except (OSError, BotoCoreError) as error:
+    except (OSError, EOFError, BotoCoreError, ClientError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         raise StoreError(f"can't {doing} '{path}': {reason}") from error
 

@@ -7,7 +7,6 @@ whole or not at all, whoever else builds at the same time; nothing is downloaded
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from x2i_platform.cache import cache_folder
 from x2i_platform.config import REFERENCE_TEMPLATE
 from x2i_platform.errors import WeightsError
 
@@ -62,11 +62,6 @@ def _built(name: str) -> Path:
     except OSError as error:
         raise WeightsError(f"can't build mini:{name} in {folder.parent}: {error}; set X2I_CACHE elsewhere") from error
     return folder
-
-
-def cache_folder() -> Path:
-    """Where this package keeps what it can rebuild: `$X2I_CACHE`, else `~/.cache/x2i-platform`."""
-    return Path(os.environ.get("X2I_CACHE") or "~/.cache/x2i-platform").expanduser().absolute()
 
 
 def _build_aside(name: str, *, folder: Path) -> None:

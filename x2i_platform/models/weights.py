@@ -6,11 +6,8 @@ before the network; only files of the kinds in `LOADED` are ever downloaded or c
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
@@ -23,13 +20,11 @@ from huggingface_hub.errors import (
 )
 
 from x2i_platform.errors import WeightsError
+from x2i_platform.models.content import LOADED, content_digest
 
-LOADED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 MINI_PREFIX = "mini:"
 HUB_ID = re.compile(r"\w([\w.-]*\w)?(/\w([\w.-]*\w)?)?", re.ASCII)
 HUB_TIMEOUT_S = 10
-WHOLE_BELOW_BYTES = 2**20
-PIECES, PIECE_BYTES = 16, 64 * 2**10
 
 
 def locate(model: str, *, revision: str | None = None) -> Path:
@@ -50,12 +45,12 @@ def locate(model: str, *, revision: str | None = None) -> Path:
 def identity(model: str, *, revision: str | None = None) -> str:
     """A text that changes when the weights change, and not when they move: the model's part of a fingerprint.
 
-    Hub ids: `id@commit`. Folders and miniatures: `sha256:` over names, sizes and content, of which files of 1 MiB and
-    more are sampled in 16 evenly spaced pieces of 64 KiB (first and last bytes included). Raises WeightsError.
+    Hub ids: `id@commit`. Folders and miniatures: `sha256:` over names, sizes and contents; what was hashed once is
+    known until it is written again. Raises WeightsError.
     """
     if _local_folder(model) is not None:
         try:
-            return f"sha256:{_content_digest(locate(model))}"
+            return f"sha256:{content_digest(locate(model))}"
         except OSError as error:
             raise WeightsError(f"can't read model {model!r}: {error}") from error
     if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
@@ -167,33 +162,6 @@ def _unobtainable(model: str, *, revision: str | None, error: Exception) -> Weig
     at = f" at revision {revision}" if revision else ""
     places = f"no folder {Path(model).absolute()}, not complete in the cache {constants.HF_HUB_CACHE}"
     return WeightsError(f"can't get model {model!r}{at}: {places}, and {hub}")
-
-
-def _content_digest(folder: Path) -> str:
-    total = hashlib.sha256()
-    for path in sorted(_loaded_files(folder), key=lambda path: path.relative_to(folder).as_posix()):
-        size = path.stat().st_size
-        total.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
-        for piece in _pieces(path, size=size):
-            total.update(piece)
-    return total.hexdigest()
-
-
-def _loaded_files(folder: Path) -> Iterator[Path]:
-    """Files of the kinds that models are loaded from, outside hidden folders; linked folders are entered."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(parent, name) for name in names if name.endswith(LOADED) and not name.startswith("."))
-
-
-def _pieces(path: Path, *, size: int) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        if size < WHOLE_BELOW_BYTES:
-            yield file.read()
-            return
-        for index in range(PIECES):
-            file.seek(index * (size - PIECE_BYTES) // (PIECES - 1))
-            yield file.read(PIECE_BYTES)
 
 
 def _listed(names: list[str]) -> str:

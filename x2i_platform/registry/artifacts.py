@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import mlflow.models
 import numpy as np
 from mlflow.types import Schema, TensorSpec
 
+from x2i_platform.cache import cache_folder
 from x2i_platform.errors import RegistryError
 
 WEIGHTS_FILE = "alignnet.safetensors"
@@ -103,8 +103,7 @@ def _publish(folder: Path, target: Path) -> None:
 
 
 def _cache_folder() -> Path:
-    base = Path(os.environ.get("X2I_CACHE") or "~/.cache/x2i-platform").expanduser().absolute()
-    folder = base / "registry"
+    folder = cache_folder() / "registry"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 

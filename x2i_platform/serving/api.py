@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from x2i_platform.config import GenerateConfig, States
 
@@ -27,7 +27,10 @@ MAX_SEED = 2**63 - 1
 
 
 class GenerationRequest(BaseModel):
-    """`POST /v1/images/generations`: OpenAI's fields, plus the diffusion settings its schema has no name for."""
+    """`POST /v1/images/generations`: OpenAI's fields, plus the diffusion settings its schema has no name for.
+
+    Of fields that we can't honour, the values that change nothing are taken.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -38,10 +41,22 @@ class GenerationRequest(BaseModel):
     response_format: Literal["b64_json"] = "b64_json"
     output_format: Literal["png", "jpeg", "webp"] = "png"
     user: str | None = None
+    quality: Literal["auto", "standard"] = "auto"
+    background: Literal["auto", "opaque"] = "auto"
+    moderation: Literal["auto"] = "auto"
+    output_compression: Literal[100] = 100
+    stream: Literal[False] = False
+    partial_images: Literal[0] = 0
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     states: States | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, fields: Any) -> Any:
+        """As in OpenAI's schema; its clients send all that they have a name for."""
+        return {name: value for name, value in fields.items() if value is not None} if type(fields) is dict else fields
 
     @field_validator("prompt")
     @classmethod
@@ -109,9 +124,17 @@ def text_chunks(prompt: str, how: Mapping[str, Any]) -> PngInfo:
     return chunks
 
 
-def error_body(message: str, *, kind: str = "invalid_request_error", param: str | None = None) -> dict[str, Any]:
+def error_body(
+    message: str, *, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
+) -> dict[str, Any]:
     """OpenAI's error object."""
-    return {"error": {"message": message, "type": kind, "param": param, "code": None}}
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def names_of(facts: Mapping[str, str]) -> set[str]:
+    """What a client may call the model: as the service was told, by its version, or by the registered name alone."""
+    registered = re.fullmatch(r"models:/([^/@]+)[/@].+", facts["version"])
+    return {facts["model"], facts["version"], *(registered.groups() if registered else ())}
 
 
 def validation_body(problem: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,15 @@ from starlette.exceptions import HTTPException
 from x2i_platform.errors import ConfigError, InputError
 from x2i_platform.models.devices import choose_device
 from x2i_platform.registry import tracking
-from x2i_platform.serving.api import MAX_SEED, GenerationRequest, Made, error_body, response_body, validation_body
+from x2i_platform.serving.api import (
+    MAX_SEED,
+    GenerationRequest,
+    Made,
+    error_body,
+    names_of,
+    response_body,
+    validation_body,
+)
 from x2i_platform.serving.generator import Generator, ImageRequest
 from x2i_platform.serving.pinned import Pinned, fetch, pin_model
 
@@ -97,6 +105,7 @@ class Ingress:
 
     def __init__(self, model: Any, facts: dict[str, str]) -> None:
         self.model, self.facts = model, facts
+        self.names = names_of(facts)
         self.deployment, self.application = model.deployment_name, model.app_name
         self.alive, self.looked_at = True, -LIVENESS_S
 
@@ -121,6 +130,9 @@ class Ingress:
     @api.post("/v1/images/generations")
     async def generations(self, request: GenerationRequest) -> JSONResponse:
         """OpenAI's image generation."""
+        if request.model is not None and request.model not in self.names:
+            message = f"there is no model {request.model[:100]!r} here; this service has {self.facts['model']!r}"
+            return JSONResponse(error_body(message, param="model", code="model_not_found"), status_code=404)
         try:
             body = await self._while_alive(self.model.create.remote(request))
         except BackPressureError:

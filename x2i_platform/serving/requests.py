@@ -22,12 +22,34 @@ from x2i_platform.errors import InputError
 OTHER_NAMES = {
     "guidance_scale": "guidance",
     "cfg": "guidance",
+    "cfg_scale": "guidance",
     "steps": "num_inference_steps",
     "num_steps": "num_inference_steps",
+    "inference_steps": "num_inference_steps",
+    "sampling_steps": "num_inference_steps",
     "size": "width' and 'height",
+    "aspect_ratio": "width' and 'height",
+    "resolution": "width' and 'height",
+    "image_size": "width' and 'height",
     "caption": "prompt",
+    "random_seed": "seed",
 }
 """What other tools call our options: carried along silently they would look as if they did something."""
+NOT_OFFERED = {
+    **dict.fromkeys(
+        ("n", "num_images", "num_images_per_prompt", "num_outputs", "batch_size"),
+        "a line makes one image; write a line, with a seed, for each",
+    ),
+    **dict.fromkeys(("negative_prompt", "negative_prompt_2", "true_cfg_scale"), "FLUX.1 is guided without one"),
+    "prompt_2": "AlignNet takes the place of both text encoders",
+    **dict.fromkeys(("sampler", "sampler_name", "scheduler"), "the model's own scheduler draws"),
+    **dict.fromkeys(("init_image", "mask_image", "image", "mask"), "a line's prompt is text"),
+    **dict.fromkeys(("lora", "loras", "lora_scale"), "no LoRA is loaded"),
+    **dict.fromkeys(("quality", "output_format", "response_format"), "images are PNG files, of one quality"),
+}
+"""What other tools offer and we don't, and why: an image without what was asked for would look as if it had it."""
+ASKS_NOTHING: tuple[object, ...] = (None, "", 1, "auto", "png", [], False)
+"""Values of those that change nothing, as clients send them that fill in every field."""
 
 Side = Annotated[int, Field(ge=16, multiple_of=16)]
 
@@ -99,7 +121,11 @@ def _parsed(number: int, raw: bytes) -> Numbered:
         return Numbered(number, None, f"not JSON in UTF-8: {error}")
     if not request.prompt.strip():
         return Numbered(number, None, "prompt is blank")
-    for key in request.model_extra or {}:
+    for key, value in (request.model_extra or {}).items():
+        if key in NOT_OFFERED:
+            if value in ASKS_NOTHING:
+                continue
+            return Numbered(number, None, f"'{key}' is not offered: {NOT_OFFERED[key]}")
         near = difflib.get_close_matches(key, RequestLine.model_fields, n=1, cutoff=0.75)
         if meant := OTHER_NAMES.get(key) or next(iter(near), None):
             return Numbered(number, None, f"unknown key '{key}'; did you mean '{meant}'?")

@@ -1,0 +1,94 @@
+"""What stands for a folder's weights: one hash over all bytes of all its files.
+
+Weights are large and seldom change, so a file's hash is kept in the cache folder, beside the file's size and times.
+Invariants: a file that was written since is read again; a damaged or lost note costs only time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from x2i_platform.cache import cache_folder
+
+LOADED = (".safetensors", ".json", ".txt", ".model", ".jinja")
+"""Kinds of files that models are loaded from."""
+WORTH_KEEPING_BYTES = 2**20
+WORTH_SAYING_BYTES = 2**30
+SETTLED_S = 2.0
+"""A file that was written less than this ago may be written again without a change of its times."""
+log = logging.getLogger(__name__)
+
+
+def content_digest(folder: Path) -> str:
+    """SHA-256 over names, sizes and contents of a folder's files."""
+    paths = sorted(_loaded_files(folder), key=lambda path: path.relative_to(folder).as_posix())
+    total = hashlib.sha256()
+    for path, digest in zip(paths, _digests(folder, paths), strict=True):
+        total.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0{digest}\0".encode())
+    return total.hexdigest()
+
+
+def _loaded_files(folder: Path) -> Iterator[Path]:
+    """Files of the kinds that models are loaded from, outside hidden folders; linked folders are entered."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(parent, name) for name in names if name.endswith(LOADED) and not name.startswith("."))
+
+
+def _digests(folder: Path, paths: Sequence[Path]) -> list[str]:
+    notes = cache_folder() / "hashes" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
+    known = _read(notes)
+    marks = {path: _mark(path) for path in paths}
+    unread = [path for path in paths if known.get(marks[path]) is None]
+    size = sum(path.stat().st_size for path in unread)
+    if size >= WORTH_SAYING_BYTES:
+        log.warning("hashing %.1f GB of weights in %s, once", size / 1e9, folder)
+    found = {path: known.get(marks[path]) or _sha256(path) for path in paths}
+    settled = {
+        marks[path]: digest
+        for path, digest in found.items()
+        if path.stat().st_size >= WORTH_KEEPING_BYTES and marks[path] == _mark(path) and _is_settled(path)
+    }
+    if any(path.stat().st_size >= WORTH_KEEPING_BYTES for path in unread):
+        _write(notes, settled)
+    return [found[path] for path in paths]
+
+
+def _mark(path: Path) -> str:
+    """Changes whenever a file's content does. Nobody can set the time of a file's last change of state."""
+    status = path.stat()
+    return f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
+
+
+def _is_settled(path: Path) -> bool:
+    return time.time() - path.stat().st_ctime > SETTLED_S
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(notes: Path) -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        content = json.loads(notes.read_text("utf-8"))
+        if isinstance(content, dict):
+            return {key: value for key, value in content.items() if isinstance(value, str)}
+    return {}
+
+
+def _write(notes: Path, digests: dict[str, str]) -> None:
+    """Keep the hashes, if the disk lets us: without them they are taken again."""
+    with suppress(OSError):
+        notes.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.NamedTemporaryFile("w", dir=notes.parent, encoding="utf-8", delete=False) as file:
+            json.dump(digests, file)
+        Path(file.name).replace(notes)
