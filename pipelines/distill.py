@@ -29,7 +29,7 @@ from pipelines.run_lock import alone
 from pipelines.training_job import Job
 from x2i_platform.config import Recipe
 from x2i_platform.distill.checkpoint import TRAINING_FILES
-from x2i_platform.errors import TrainingError, X2IError, redacted
+from x2i_platform.errors import RegistryError, StoreError, TrainingError, X2IError, from_text, redacted, to_text
 from x2i_platform.features.files import Files
 from x2i_platform.features.schema import MLLM, TEXT
 from x2i_platform.features.store import FeatureStore
@@ -136,9 +136,10 @@ def _fit(job: Job, *, info: tracking.RunInfo, runs: str, on_progress: Progress) 
     resources = job.recipe.run.train
     per_worker = {"CPU": resources.num_cpus, **({"GPU": resources.num_gpus} if resources.num_gpus else {})}
     events: Queue[Any] = Queue(actor_options={"num_cpus": 0})
+    faults: Queue[str] = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": job, "info": info, "events": events},
+        train_loop_config={"job": job, "info": info, "events": events, "faults": faults},
         torch_config=GroupConfig(backend="nccl" if resources.num_gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=resources.workers, use_gpu=resources.num_gpus > 0, resources_per_worker=per_worker
@@ -154,16 +155,32 @@ def _fit(job: Job, *, info: tracking.RunInfo, runs: str, on_progress: Progress) 
     with ExitStack() as closing:
         closing.callback(_follow(events, steps=steps, on_progress=on_progress))
         try:
-            return trainer.fit()
+            result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             raise _explained(error) from None
+        if not faults.empty():
+            raise from_text(faults.get())
+        return result
 
 
 def train_worker(config: dict[str, Any]) -> None:
-    """The train function of each Ray Train worker."""
+    """The train function of each Ray Train worker.
+
+    Ray starts workers anew after any error. One of ours would only come again, so workers that find one end at once;
+    what disks and networks refuse, a StoreError or a RegistryError, may be over by then.
+    """
+    faults: Queue[str] = config.pop("faults")
+    if not faults.empty():
+        return
     from pipelines.train_worker import work  # loads diffusers and DeepSpeed, which only workers need
 
-    work(**config)
+    try:
+        work(**config)
+    except (StoreError, RegistryError):
+        raise
+    except X2IError as error:
+        faults.put(to_text(error))
+        raise
 
 
 def _follow(events: Queue[Any], *, steps: int, on_progress: Progress) -> Callable[[], None]:

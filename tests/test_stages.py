@@ -136,6 +136,27 @@ def test_a_shard_on_which_everything_fails_is_not_committed_empty(flow: Flow) ->
     assert flow.text.run(0), "on a sound model it is computed"
 
 
+def test_a_lone_sample_that_fails_stops_a_broken_model_and_not_a_sound_one(
+    stages: dict[str, Stage], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = new_store(tmp_path / "store", CAPTIONS[:2], size=1)
+    flow = Flow(stages, store)
+    broken = spoilt(flow.text.encoders._pipeline.text_encoder_2.get_input_embeddings().weight, slice(None))
+    with broken, pytest.raises(InputError, match=r"table 'text', shard 1: all 1 samples failed, .* is not finite"):
+        flow.text.run(1)
+    assert store.commit_of(TEXT, 1) is None
+    compute = flow.text.compute
+
+    def fail_on_the_second(samples: Sequence[Any]) -> list[Any]:
+        if samples[0]["caption"] == CAPTIONS[1]:
+            raise InputError("a caption that nothing can be made of")
+        return compute(samples)
+
+    monkeypatch.setattr(flow.text, "compute", fail_on_the_second)
+    assert flow.text.run(1)
+    assert [row["reason"] for row in flow.quarantined()] == ["InputError: a caption that nothing can be made of"]
+
+
 def test_a_shard_of_nothing_but_long_prompts_is_done(stages: dict[str, Stage], tmp_path: Path) -> None:
     captions = [f"{number} " + "very small " * 60 for number in range(3)]
     flow = Flow(stages, new_store(tmp_path / "store", captions))

@@ -32,6 +32,11 @@ def _without_user(url: re.Match[str]) -> str:
     return f"//***@{place}" if at and re.search("[:@]", authority) else url.group(0)
 
 
+def shown(text: str) -> str:
+    """A user's text as a message quotes it."""
+    return repr(text if len(text) <= 60 else f"{text[:60]}…")
+
+
 class X2IError(Exception):
     """Base class. The message names the thing, the value found, and what would be right."""
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from x2i_platform.config import Recipe
 from x2i_platform.draws import draw_tokens, kept_tokens, states_kind
-from x2i_platform.errors import InputError, StoreError, WeightsError, X2IError
+from x2i_platform.errors import InputError, StoreError, WeightsError, X2IError, shown
 from x2i_platform.features.codec import encode_int8, encode_raw
 from x2i_platform.features.reader import read_answers, read_samples, read_text
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, sample_seed
@@ -84,7 +85,7 @@ class Stage(ABC):
         """Compute and commit a shard; False if it was committed already.
 
         Raises InputError if every sample fails, and none by its own fault: that is a broken model or device, and a
-        shard committed empty would never be computed again.
+        shard committed empty would never be computed again. Whose fault a lone sample is, its neighbours tell.
         """
         if self.store.commit_of(self.table, shard) is not None:
             return False
@@ -93,13 +94,19 @@ class Stage(ABC):
             failures: list[Exception] = []
             for start in range(0, len(samples), self.batch_size):
                 failures += self._write_batch(writer, samples[start : start + self.batch_size])
-            if len(failures) == len(samples) > 1 and not any(isinstance(e, SAMPLES_OWN_FAULT) for e in failures):
-                raise InputError(
-                    f"table '{self.table}', shard {shard}: all {len(samples)} samples failed, the last with "
-                    f"{_reason(failures[-1])}"
-                ) from failures[-1]
+            suspicious = len(failures) == len(samples) and not any(isinstance(e, SAMPLES_OWN_FAULT) for e in failures)
+            if samples and suspicious and not (len(samples) == 1 and self._neighbour_succeeds(shard)):
+                where, last = f"table '{self.table}', shard {shard}", failures[-1]
+                raise InputError(f"{where}: all {len(samples)} samples failed, the last with {_reason(last)}") from last
             assert len(writer.ids) + len(writer.quarantined) == len(samples)
         return True
+
+    def _neighbour_succeeds(self, shard: int) -> bool:
+        for other in (shard - 1, shard + 1):
+            with suppress(X2IError, ValueError, RuntimeError, IndexError):
+                if samples := self.inputs(other)[:1]:
+                    return bool(self.compute(samples))
+        return False
 
     def _write_batch(self, writer: ShardWriter, samples: Sequence[Row]) -> list[Exception]:
         """Add the rows of some samples. Gives the errors of those that were quarantined."""
@@ -109,18 +116,16 @@ class Stage(ABC):
             raise
         except (X2IError, ValueError, RuntimeError, IndexError) as error:
             if len(samples) == 1:
-                self._quarantine(writer, samples[0], reason=_reason(error))
+                sample, reason = samples[0], _reason(error)
+                log.warning("%s: %s:%s quarantined: %s", self.table, sample["source"], sample["line"], reason)
+                origin = {key: sample[key] for key in ("sample_id", "caption", "source", "line")}
+                writer.quarantine(origin, reason=reason)
                 return [error]
             return [failure for sample in samples for failure in self._write_batch(writer, [sample])]
         for rows in results:
             for row in rows:
                 writer.add(row)
         return []
-
-    def _quarantine(self, writer: ShardWriter, sample: Row, *, reason: str) -> None:
-        log.warning("%s: %s:%s quarantined: %s", self.table, sample["source"], sample["line"], reason)
-        origin = {key: sample[key] for key in ("sample_id", "caption", "source", "line")}
-        writer.quarantine(origin, reason=reason)
 
 
 class TextStage(Stage):
@@ -133,7 +138,7 @@ class TextStage(Stage):
         self.encoders = TextEncoders.load(recipe.teacher, device=device)
 
     def inputs(self, shard: int) -> list[Row]:
-        """The shard's samples; where the MLLM answers, with its answers, and without those that it could not answer."""
+        """The shard's samples; where the MLLM answers, those that it could answer, with the answers."""
         samples = super().inputs(shard)
         if self.recipe.mllm.states == "prompt":
             return samples
@@ -159,9 +164,7 @@ class TextStage(Stage):
         """FLUX was trained with cut captions; but the states of a cut answer would say more than the teacher reads."""
         tokens, limit = self.encoders.num_tokens(answer or ""), self.recipe.teacher.text_tokens
         if tokens > limit:
-            raise UnfitAnswer(
-                f"answer of {tokens} T5 tokens, teacher.text_tokens = {limit} fit: {_shown(answer or '')}"
-            )
+            raise UnfitAnswer(f"answer of {tokens} T5 tokens, teacher.text_tokens = {limit} fit: {shown(answer or '')}")
 
 
 class MLLMStage(Stage):
@@ -193,13 +196,13 @@ class MLLMStage(Stage):
         tokens, limit = states_CSH.shape[1], self.recipe.teacher.text_tokens
         if tokens > limit and self.recipe.alignnet.padding != "none":
             message = f"prompt of {tokens} tokens, at most teacher.text_tokens = {limit} can be learnt from"
-            raise mllm.PromptTooLong(f"{message}: {_shown(sample['caption'])}", index=0)
+            raise mllm.PromptTooLong(f"{message}: {shown(sample['caption'])}", index=0)
         return self._row(sample, states_CSH=states_CSH, answer=None)
 
     def _answer_row(self, sample: Row, answer: mllm.Answer) -> Row:
         if not answer.ended:
             limit = self.recipe.mllm.answer_tokens
-            raise UnfitAnswer(f"answer doesn't end within mllm.answer_tokens = {limit}: {_shown(answer.text)}")
+            raise UnfitAnswer(f"answer doesn't end within mllm.answer_tokens = {limit}: {shown(answer.text)}")
         if not answer.text:
             raise UnfitAnswer("answer is empty")
         return self._row(sample, states_CSH=answer.states_CSH, answer=answer.text)
@@ -277,10 +280,6 @@ STAGES: dict[str, type[Stage]] = {stage.table: stage for stage in (TextStage, ML
 
 def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
 def _require_finite(tensor: Tensor, *, what: str) -> None:

@@ -118,6 +118,22 @@ def test_a_store_that_cannot_be_trained_on_is_refused(tmp_path: Path, store: str
         plan(recipe, store=str(tmp_path / "empty"))
 
 
+@pytest.mark.slow
+def test_a_loss_that_explodes_ends_the_training_at_once(tmp_path: Path, store: str, ray_cluster: str) -> None:
+    explosive = [*QUICK, "train.lr=1e30", "train.max_grad_norm=1e30", "train.warmup_steps=0"]
+    job = plan(load(RANDOM, shipped=RECIPES, overrides=explosive), store=store)
+    destination = distill.Destination("tiny", f"sqlite:///{tmp_path / 'mlflow.db'}", str(tmp_path / "runs"))
+    with pytest.raises(TrainingError, match=r"step \d: (loss|gradient norm).* is (inf|nan); nothing was updated"):
+        distill.run(job, destination, address=ray_cluster, on_progress=silent)
+    client = MlflowClient(destination.tracking_uri)
+    experiment = client.get_experiment_by_name(distill.EXPERIMENT)
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FAILED"
+    # It was begun once: workers that begin validate before their first step.
+    assert steps_logged(tmp_path, run.info.run_id, "validation_kl_per_token") == [0]
+
+
 def test_a_store_that_lost_a_commit_record_is_refused(tmp_path: Path, store: str) -> None:
     shutil.copytree(store, tmp_path / "store")
     next((tmp_path / "store" / "commits" / "targets").glob("*.json")).unlink()

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from x2i_platform.config import MLLMConfig, States
-from x2i_platform.errors import InputError, WeightsError
+from x2i_platform.errors import InputError, WeightsError, shown
 from x2i_platform.models.catalog import read_config
 from x2i_platform.models.components import load_frozen, load_part
 from x2i_platform.models.prompts import Inputs, Prompt, collate, media_inputs, text_inputs
@@ -206,10 +206,10 @@ class MLLM:
             else:
                 inputs = text_inputs(prompt, tokenizer=self.tokenizer)
         except ValueError as error:  # a special token that the vocabulary spells no other way
-            raise InputError(f"prompt {_shown(prompt)} can't be read: {error}") from error
+            raise InputError(f"prompt {shown(prompt.text)} can't be read: {error}") from error
         count, media = len(inputs.ids) - inputs.num_media_tokens, inputs.num_media_tokens
         if count > limit:
-            raise PromptTooLong(f"prompt of {count} tokens, at most {limit} fit: {_shown(prompt)}", index=index)
+            raise PromptTooLong(f"prompt of {count} tokens, at most {limit} fit: {shown(prompt.text)}", index=index)
         if media > self._config.max_media_tokens:
             raise PromptTooLong(
                 f"images and videos of {media} tokens, at most mllm.max_media_tokens = {self._config.max_media_tokens}",
@@ -225,10 +225,6 @@ class MLLM:
             folder = locate(self._config.model, revision=self._config.revision)
             self._loaded_processor = load_part(transformers.AutoProcessor, folder)
         return self._loaded_processor
-
-
-def _shown(prompt: Prompt) -> str:
-    return repr(prompt.text if len(prompt.text) <= 60 else f"{prompt.text[:60]}…")
 
 
 def _until_end(ids: Tensor, ends: set[int]) -> Tensor:
