@@ -94,11 +94,11 @@ def train(
     from pipelines import distill, training_job
 
     chosen = _load(recipe, overrides)
+    destination = distill.Destination(name or chosen.name, _tracking(tracking_uri), runs)
     job = training_job.plan(chosen, store=store)
     if dry_run:
         show(training_job.describe(job), title="would train", as_json=as_json)
         return
-    destination = distill.Destination(name or chosen.name, _tracking(tracking_uri), runs)
     with progress_bar("train", unit="steps") as progress:
         report = distill.run(job, destination, address=address, on_progress=progress)
     show(asdict(report), title="already trained" if report.already_trained else "trained", as_json=as_json)

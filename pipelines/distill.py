@@ -7,6 +7,8 @@ same command continues a training that was killed, and returns the registered ve
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 import tempfile
 import threading
 import time
@@ -28,17 +30,18 @@ from pipelines.ray_session import Need, ray_session
 from pipelines.run_lock import alone
 from pipelines.training_job import Job
 from x2i_platform.config import Recipe
-from x2i_platform.distill.checkpoint import TRAINING_FILES
 from x2i_platform.errors import RegistryError, StoreError, TrainingError, X2IError, from_text, redacted, to_text
 from x2i_platform.features.files import Files
 from x2i_platform.features.schema import MLLM, TEXT
 from x2i_platform.features.store import FeatureStore
 from x2i_platform.registry import tracking
+from x2i_platform.registry.artifacts import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 from x2i_platform.registry.card import TrainingFacts, model_card
-from x2i_platform.registry.models import ModelVersion, list_models, register
+from x2i_platform.registry.models import ModelVersion, list_models, register, require_name, resolve
 
 EXPERIMENT = "x2i-distill"
 RESULT_FILE = "result.json"
+log = logging.getLogger(__name__)
 Metrics = dict[str, float]
 Progress = Callable[[int, int, Metrics], None]
 """Called with steps done, steps to do, both with those of the warm start, and the metrics just logged."""
@@ -52,6 +55,10 @@ class Destination:
     tracking_uri: str = field(repr=False)
     runs: str
     """Folder or URL for checkpoints, which every worker can reach."""
+
+    def __post_init__(self) -> None:
+        """Raises RegistryError for a name that nothing can be registered under: better now than after the training."""
+        require_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Report:
 
 def run(job: Job, destination: Destination, *, address: str | None, on_progress: Progress) -> Report:
     """Train, or continue training, and register the result. Waits while the same training runs elsewhere."""
-    runs = destination.runs if "://" in destination.runs else str(Path(destination.runs).absolute())
+    runs = Files(destination.runs).address
     with alone(job.run_name, runs=runs, database=tracking.sqlite_file(destination.tracking_uri)):
         return _run(job, destination, runs=runs, address=address, on_progress=on_progress)
 
@@ -81,7 +88,7 @@ def _run(job: Job, destination: Destination, *, runs: str, address: str | None, 
     started = time.monotonic()
     folder = Files(f"{runs}/{job.run_name}")
     if done := _earlier_result(folder, destination):
-        return done
+        return _with_settings_of_now(done, job, folder=folder, destination=destination)
     info = _open_run(job, destination)
     try:
         with ray_session(address, need=_need(job.recipe)):
@@ -205,27 +212,28 @@ def _follow(events: Queue[Any], *, steps: int, on_progress: Progress) -> Callabl
     return end
 
 
+def _with_settings_of_now(report: Report, job: Job, *, folder: Files, destination: Destination) -> Report:
+    """The report of a finished training; of another version of it where the recipe says now how else to draw."""
+    trained = resolve(report.model, tracking_uri=destination.tracking_uri)
+    info = tracking.RunInfo(report.run_id, EXPERIMENT, destination.tracking_uri)
+    version = _publish(job, trained, metrics=report.metrics, destination=destination, info=info, seconds=report.seconds)
+    if version.version == report.version:
+        return report
+    log.warning("the training is done; %s is its weights with the settings that the recipe has now", version.uri)
+    changed = replace(report, model=version.uri, version=version.version)
+    _keep(replace(changed, already_trained=False), folder)
+    return changed
+
+
 def _register(
     job: Job, result: ray.train.Result, *, destination: Destination, info: tracking.RunInfo, seconds: float
 ) -> Report:
     if result.checkpoint is None:
         raise TrainingError(f"training '{job.run_name}' ended without a checkpoint")
     metrics = {key: float(value) for key, value in (result.metrics or {}).items() if key != "step"}
-    facts = TrainingFacts(
-        teacher_identity=str(FeatureStore.open(job.store).fingerprint[TEXT]["teacher"]),
-        mllm_identity=str(FeatureStore.open(job.store).fingerprint[MLLM]["mllm"]),
-        manifest_digest=job.manifest_digest,
-        captions=job.train_samples,
-        figures={"Steps": job.recipe.train.steps, "Seconds": round(seconds), "Workers": job.recipe.run.train.workers},
-        metrics=metrics,
-    )
-    card = model_card(job.recipe, name=destination.name, fingerprint=job.key, facts=facts)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(result.checkpoint.to_directory(temporary))
-        for name in TRAINING_FILES:
-            (folder / name).unlink()
-        version: ModelVersion = register(
-            folder, name=destination.name, info=info, manifest_digest=job.manifest_digest, card=card
+    with result.checkpoint.as_directory() as folder:
+        version = _publish(
+            job, Path(folder), metrics=metrics, destination=destination, info=info, seconds=round(seconds, 1)
         )
     return Report(
         model=version.uri,
@@ -238,6 +246,34 @@ def _register(
         metrics=metrics,
         seconds=round(seconds, 1),
     )
+
+
+def _publish(
+    job: Job,
+    folder: Path,
+    *,
+    metrics: dict[str, float],
+    destination: Destination,
+    info: tracking.RunInfo,
+    seconds: float,
+) -> ModelVersion:
+    """Register the AlignNet of a checkpoint, or of another version, with the recipe as it is now."""
+    facts = TrainingFacts(
+        teacher_identity=str(FeatureStore.open(job.store).fingerprint[TEXT]["teacher"]),
+        mllm_identity=str(FeatureStore.open(job.store).fingerprint[MLLM]["mllm"]),
+        manifest_digest=job.manifest_digest,
+        captions=job.train_samples,
+        figures={"Steps": job.recipe.train.steps, "Seconds": round(seconds), "Workers": job.recipe.run.train.workers},
+        metrics=metrics,
+    )
+    card = model_card(job.recipe, name=destination.name, fingerprint=job.key, facts=facts)
+    with tempfile.TemporaryDirectory() as temporary:
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            shutil.copy(folder / name, temporary)
+        Path(temporary, RECIPE_FILE).write_text(job.recipe.model_dump_json(indent=1), encoding="utf-8")
+        return register(
+            Path(temporary), name=destination.name, info=info, manifest_digest=job.manifest_digest, card=card
+        )
 
 
 def _need(recipe: Recipe) -> Need:

@@ -156,7 +156,7 @@ def _make(
         fn_constructor_args=(str(folder.absolute()),),
         fn_constructor_kwargs={
             "recipe": recipe.model_dump(mode="json"),
-            "out": out if "://" in out else str(Path(out).absolute()),
+            "out": Files(out).address,
         },
         batch_size=pool.batch_size,
         compute=ActorPoolStrategy(size=pool.actors),

@@ -90,7 +90,7 @@ def run(recipe: Recipe, captions: Captions, *, store: str, address: str | None, 
     done = 0
     if sizes:
         with ray_session(address, need=_need(recipe)):
-            for shard in _compute(recipe, list(sizes), store=features.files.url):
+            for shard in _compute(recipe, list(sizes), store=features.files.address):
                 done += sizes[shard]
                 on_progress(done, sum(sizes.values()))
     manifest = features.publish_manifest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipelines.plan import plan_recipe
@@ -45,7 +44,7 @@ def plan(recipe: Recipe, *, store: str) -> Job:
     identity = fingerprint.training(recipe, manifest_digest=manifest.digest, store_fingerprint=manifest.fingerprint)
     return Job(
         recipe=recipe,
-        store=store if "://" in store else str(Path(store).absolute()),
+        store=features.files.address,
         shards=tuple(shards),
         train_samples=len(train),
         held_out_samples=len(held_out),

@@ -52,9 +52,20 @@ def _validated(tree: Tree, overrides: Sequence[str]) -> Recipe:
     for text in overrides:
         _apply(tree, text)
     try:
-        return Recipe.model_validate(tree)
+        return _anchored(Recipe.model_validate(tree))
     except ValidationError as error:
         raise ConfigError(f"recipe '{tree['name']}': {_explain(error)}") from None
+
+
+def _anchored(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths of the model folders that are here: workers have another working folder."""
+    changed = {}
+    for section in ("teacher", "mllm"):
+        part = getattr(recipe, section)
+        with suppress(OSError):  # no name that a folder can have
+            if part.model.strip() and Path(part.model).is_dir():
+                changed[section] = part.model_copy(update={"model": str(Path(part.model).absolute())})
+    return recipe.model_copy(update=changed)
 
 
 def _find(name: str, *, shipped: Path) -> Path:

@@ -28,8 +28,9 @@ from x2i_platform.errors import StoreError, TrainingError
 from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.schema import FEATURE_TABLES
 from x2i_platform.features.store import FeatureStore
-from x2i_platform.recipes import load
+from x2i_platform.recipes import load, override
 from x2i_platform.registry.models import resolve
+from x2i_platform.serving.generator import read_recipe
 from x2i_platform.stages import build_stage
 
 __all__ = ["mlflow_server"]
@@ -102,6 +103,16 @@ def test_a_training_is_registered_found_again_and_better_than_its_beginning(
     again = distill.run(job, destination, address=ray_cluster, on_progress=silent)
     assert again.already_trained
     assert again.model == report.model
+
+    slower = plan(override(recipe, ["generate.num_inference_steps=9"]), store=store)
+    assert slower.key == job.key
+    changed = distill.run(slower, destination, address=ray_cluster, on_progress=silent)
+    assert (changed.already_trained, changed.model) == (True, "models:/tiny/2")
+    folders = [resolve(uri, tracking_uri=destination.tracking_uri) for uri in (report.model, "models:/tiny/latest")]
+    assert [read_recipe(folder).generate.num_inference_steps for folder in folders][1] == 9
+    assert len({(folder / "alignnet.safetensors").read_bytes() for folder in folders}) == 1
+    back = distill.run(job, destination, address=ray_cluster, on_progress=silent)
+    assert back.model == report.model, "what was registered once is not registered again"
 
 
 def test_a_store_that_cannot_be_trained_on_is_refused(tmp_path: Path, store: str) -> None:

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from x2i_platform.config import MLLMConfig, Recipe, TeacherConfig
 from x2i_platform.errors import RegistryError
 from x2i_platform.registry.card import TrainingFacts, model_card
-from x2i_platform.registry.models import ModelVersion, list_models, register, resolve
+from x2i_platform.registry.models import ModelVersion, list_models, register, require_name, resolve
 from x2i_platform.registry.tracking import RunInfo, RunLogger, finish, start_or_resume
 
 CARD = "---\nlicense: other\n---\n# A model\n\nWhat it is.\n"
@@ -121,6 +121,46 @@ def test_the_same_weights_with_another_recipe_are_not_mistaken_for_each_other(tr
             assert (found / "recipe.json").read_text() == f'{{"name": "recipe {number}"}}'
     first = resolve("models:/mini/1", tracking_uri=tracking_uri)
     assert (first / "recipe.json").read_text() == '{"name": "recipe 1"}'
+
+
+def test_other_settings_of_the_same_run_are_a_version_of_their_own(tracking_uri, tmp_path):
+    folder, info = saved(tmp_path / "final"), run(tracking_uri)
+    versions = []
+    for recipe in ('{"generate": 1, "train": 1}', '{"generate": 2}', '{"generate": 1, "train": 2, "run": {}}'):
+        (folder / "recipe.json").write_text(recipe)
+        versions.append(publish(folder, info).version)
+    assert versions == [1, 2, 1], "how it was trained is no setting"
+    drawn = [
+        json.loads((resolve(f"models:/mini/{n}", tracking_uri=tracking_uri) / "recipe.json").read_text())
+        for n in (1, 2)
+    ]
+    assert [recipe["generate"] for recipe in drawn] == [1, 2]
+
+
+def test_the_latest_version_is_the_one_with_the_highest_number(tracking_uri, tmp_path):
+    info = run(tracking_uri)
+    for value in (1.0, 2.0):
+        publish(saved(tmp_path / "final", value=value), info, aliases=())
+    latest = resolve("models:/mini/latest", tracking_uri=tracking_uri)
+    assert load_file(latest / "alignnet.safetensors")["conv.weight"].max() == 2.0
+    MlflowClient(tracking_uri).create_registered_model("empty")
+    with pytest.raises(RegistryError, match="model 'empty' has no version latest; versions there: none"):
+        resolve("models:/empty/latest", tracking_uri=tracking_uri)
+
+
+@pytest.mark.parametrize("neighbour", ["it's", 'a "b"', """it's "b\""""])
+def test_names_of_neighbours_may_hold_quotes(tracking_uri, tmp_path, neighbour):
+    publish(saved(tmp_path / "final"), run(tracking_uri))
+    client = MlflowClient(tracking_uri)
+    client.create_registered_model(neighbour)
+    client.create_model_version(neighbour, source=str(tmp_path))
+    assert {model.name: len(model.versions) for model in list_models(tracking_uri)} == {"mini": 1, neighbour: 1}
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "a:b", "a@b", "it's", 'a"b', " padded"])
+def test_a_name_that_no_uri_can_hold_is_refused(name):
+    with pytest.raises(RegistryError, match="is not usable; it must not be empty or hold / : @ or quotes"):
+        require_name(name)
 
 
 def test_an_old_run_does_not_take_the_alias_back(tracking_uri, tmp_path):

@@ -24,9 +24,6 @@ from x2i_platform.errors import TrainingError
 from x2i_platform.models.alignnet import AlignNet
 from x2i_platform.models.released import save_alignnet
 
-TRAINING_FILES = ("training.safetensors", "state.json")
-"""What a registered model leaves behind."""
-
 
 @dataclass(frozen=True)
 class TrainingState:

@@ -40,6 +40,11 @@ class Files:
         self.url = root
         self.is_local = isinstance(self.fs, LocalFileSystem)
 
+    @property
+    def address(self) -> str:
+        """The URL, or the absolute path, for processes with another working folder: those of a cluster, say."""
+        return str(self.root) if self.is_local else self.url
+
     def path(self, name: str) -> str:
         """Full path of a name, as the filesystem wants it."""
         return f"{self.root}/{name}"

@@ -17,11 +17,13 @@ import numpy as np
 from mlflow.types import Schema, TensorSpec
 
 from x2i_platform.cache import cache_folder
+from x2i_platform.config import digest
 from x2i_platform.errors import RegistryError
 
 WEIGHTS_FILE = "alignnet.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+RECIPE_FILE = "recipe.json"
 PLAIN_SUFFIXES = {".safetensors", ".json", ".md", ".txt"}
 
 
@@ -32,6 +34,18 @@ def content_digest(folder: Path) -> str:
         with (folder / name).open("rb") as file:
             whole.update(hashlib.file_digest(file, "sha256").digest())
     return whole.hexdigest()
+
+
+def settings_digest(folder: Path) -> str:
+    """SHA-256 over what of the recipe says how a model draws and on what; nothing of how it was trained."""
+    try:
+        recipe = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+        drawn = {name: recipe.get(name) for name in ("teacher", "mllm", "alignnet", "generate")}
+        return digest({**drawn, "run": recipe.get("run", {}).get("generate")})
+    except FileNotFoundError:
+        return ""
+    except (ValueError, AttributeError) as error:
+        raise RegistryError(f"{folder / RECIPE_FILE} is no recipe: {error}") from error
 
 
 def signature(folder: Path) -> mlflow.models.ModelSignature:

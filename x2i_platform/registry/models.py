@@ -1,6 +1,6 @@
 """Registered models: a folder of plain files becomes a version, and a version becomes a folder of plain files again.
 
-Invariants: the same run and the same weights give the same version, however often they are registered; a version's
+Invariants: the same run, weights and settings give the same version, however often they are registered; a version's
 files are never written over; what is resolved holds exactly the bytes that were registered.
 """
 
@@ -18,6 +18,7 @@ import mlflow.models
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from x2i_platform.config import digest
 from x2i_platform.errors import RegistryError
 from x2i_platform.mini.checkpoints import folder_of
 from x2i_platform.registry.artifacts import (
@@ -28,19 +29,21 @@ from x2i_platform.registry.artifacts import (
     fetch,
     require_model,
     require_plain,
+    settings_digest,
     signature,
 )
 from x2i_platform.registry.connection import connect, sqlite_file, translated
 from x2i_platform.registry.tracking import KEY_TAG, MANIFEST_TAG, RunInfo
 
 CONTENT_TAG = "x2i.content"
+SETTINGS_TAG = "x2i.settings"
 FINGERPRINT_TAG = "x2i.fingerprint"
 MAX_DESCRIPTION_LENGTH = 5000
 MINI_PREFIX = "mini:"
-MODEL_NAME = re.compile(r"[^/:'\"]+")
-MODEL_URI = re.compile(r"models:/([^/:]+?)(?:@([^/@:]+)|/([1-9][0-9]*))")
+MODEL_NAME = re.compile(r"[^/:@'\"]+")
+MODEL_URI = re.compile(r"models:/([^/:]+?)(?:@([^/@:]+)|/([1-9][0-9]*|latest))")
 RUN_URI = re.compile(r"runs:/([^/]+)/(.+)")
-HOW_TO_NAME = "use models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID/PATH, a folder or mini:alignnet"
+HOW_TO_NAME = "use models:/NAME@ALIAS, models:/NAME/VERSION (or latest), runs:/RUN_ID/PATH, a folder or mini:alignnet"
 
 
 @dataclass(frozen=True)
@@ -71,21 +74,21 @@ def register(
     repeated old training takes nothing from a later one. Raises RegistryError.
     """
     require_plain(folder)
-    if not MODEL_NAME.fullmatch(name):
-        raise RegistryError(f"model name {name!r} is not usable; it must not be empty or hold / : ' or quotes")
+    require_name(name)
     client = connect(info.tracking_uri)
     with translated(f"model {name!r} can't be registered"):
         _create_model(client, name)
-        content = content_digest(folder)
+        content, settings = content_digest(folder), settings_digest(folder)
         versions = client.search_model_versions(f"name='{name}' and run_id='{info.run_id}'")
-        found = next((version for version in versions if version.tags.get(CONTENT_TAG) == content), None)
+        found = next((version for version in versions if _holds(version, content=content, settings=settings)), None)
         if found is None:
-            # The files of a version are never written over: other weights of the same run go beside them.
-            path = "model" if not versions else f"model-{content[:12]}"
+            # The files of a version are never written over: others of the same run go beside them.
+            path = "model" if not versions else f"model-{digest([content, settings])[:12]}"
             run = client.get_run(info.run_id)
             _log_files(client, folder, run_id=info.run_id, path=path, card=card)
             tags = {
                 CONTENT_TAG: content,
+                SETTINGS_TAG: settings,
                 MANIFEST_TAG: manifest_digest,
                 FINGERPRINT_TAG: run.data.tags.get(KEY_TAG, ""),
             }
@@ -95,6 +98,12 @@ def register(
         for alias in aliases:
             _advance(client, name, alias=alias, version=int(found.version))
     return _version(found)
+
+
+def require_name(name: str) -> None:
+    """Raise RegistryError for a name that no model can be registered under."""
+    if not MODEL_NAME.fullmatch(name) or name != name.strip():
+        raise RegistryError(f"model name {name!r} is not usable; it must not be empty or hold / : @ or quotes")
 
 
 def resolve(model: str, *, tracking_uri: str) -> Path:
@@ -141,6 +150,12 @@ def list_models(tracking_uri: str) -> list[RegisteredModel]:
         return [_registered(client, found) for found in _all_models(client)]
 
 
+def _holds(version: entities.ModelVersion, *, content: str, settings: str) -> bool:
+    """Whether a version has these weights and these settings; one from before settings were kept is taken for it."""
+    tags = version.tags
+    return tags.get(CONTENT_TAG) == content and tags.get(SETTINGS_TAG, settings) == settings
+
+
 def _log_files(client: MlflowClient, folder: Path, *, run_id: str, path: str, card: str) -> None:
     model = mlflow.models.Model(
         artifact_path=path,
@@ -181,6 +196,8 @@ def find_version(client: MlflowClient, name: str, *, alias: str | None, number: 
     versions = [str(version.version) for version in model.versions]
     if alias is not None and alias not in model.aliases:
         raise RegistryError(f"model {name!r} has no alias {alias!r}; {_known('aliases', model.aliases, wanted=alias)}")
+    if number == "latest":
+        number = next(reversed(versions), number)
     if number is not None and number not in versions:
         raise RegistryError(f"model {name!r} has no version {number}; {_known('versions', versions, wanted='')}")
     return client.get_model_version(name, number if alias is None else str(model.aliases[alias]))
@@ -208,13 +225,20 @@ def _registered(client: MlflowClient, found: entities.RegisteredModel) -> Regist
     versions: list[ModelVersion] = []
     token = None
     while True:
-        page = client.search_model_versions(f"name='{found.name}'", page_token=token)
-        versions += [_version(version) for version in page]
+        page = client.search_model_versions(_named(found.name), page_token=token)
+        versions += [_version(version) for version in page if version.name == found.name]
         token = page.token
         if not token:
             break
     aliases = {alias: int(version) for alias, version in sorted(found.aliases.items())}
     return RegisteredModel(found.name, tuple(sorted(versions, key=lambda version: version.version)), aliases)
+
+
+def _named(name: str) -> str | None:
+    """MLflow's filter for a name. Others than ours may hold quotes, which its grammar can't escape: of both, no filter."""
+    if "'" not in name:
+        return f"name='{name}'"
+    return None if '"' in name else f'name="{name}"'
 
 
 def _version(found: entities.ModelVersion) -> ModelVersion:
