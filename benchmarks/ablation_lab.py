@@ -5,7 +5,7 @@ Shape suffixes: B batch, N image tokens, C packed latent channels, S MLLM tokens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -60,7 +60,9 @@ class Lab:
         self.encoders = TextEncoders.load(recipe.teacher)
         self.mllm = MLLM.load(recipe.mllm)
         self.cases = list(islice(cases("english", held_out=True), scenes))
-        self.teacher_right = self.judged(self.encoded([case.english for case in self.cases]), recipe=recipe)
+        whole = self.encoded([case.english for case in self.cases])
+        chunks = zip(*(torch.split(each, CHUNK) for each in _pair(whole)), strict=True)
+        self.teacher_right = self.judged((TextConditioning(*chunk) for chunk in chunks), recipe=recipe)
         self.material = cache(self._material)
         self.case_states = cache(self._case_states)
 
@@ -97,18 +99,18 @@ class Lab:
         chunks = [prompts[i : i + CHUNK] for i in range(0, len(prompts), CHUNK)]
         return [states_CSH for chunk in chunks for states_CSH in self.mllm.encode(chunk, states=kind)]
 
-    def judged(self, conditioning: TextConditioning, *, recipe: Recipe) -> list[bool]:
-        """Which of the cases are drawn right."""
-        right = []
-        for i in range(0, len(self.cases), CHUNK):
-            part = self.cases[i : i + CHUNK]
+    def judged(self, parts: Iterable[TextConditioning | Conditioning], *, recipe: Recipe) -> list[bool]:
+        """Which of the cases are drawn right, given the conditioning of all, in parts."""
+        right, cases = [], iter(self.cases)
+        for part in parts:
+            mine = list(islice(cases, len(part.pooled_BP)))
             images = self.pipeline.generate(
-                conditioning.prompt_embeds_BTE[i : i + CHUNK],
-                pooled_BP=conditioning.pooled_BP[i : i + CHUNK],
-                seeds=[case.seed for case in part],
+                part.prompt_embeds_BTE,
+                pooled_BP=part.pooled_BP,
+                seeds=[case.seed for case in mine],
                 settings=recipe.generate,
             )
-            right += [judge(image, case.scene).right for image, case in zip(images, part, strict=True)]
+            right += [judge(image, case.scene).right for image, case in zip(images, mine, strict=True)]
         return right
 
 
@@ -226,9 +228,9 @@ def kl_per_token(lab: Lab, alignnet: AlignNet, *, material: Material, recipe: Re
 def right_of(lab: Lab, alignnet: AlignNet, *, kind: States, recipe: Recipe) -> list[bool]:
     """Which of the cases the student draws right, given its states of that kind."""
     states = lab.case_states(kind)
-    parts: list[Conditioning] = []
-    for i in range(0, len(states), CHUNK):
-        states_BCSH, mask_BS = states_of(range(i, min(i + CHUNK, len(states))), states, recipe=recipe)
-        parts.append(alignnet(states_BCSH, mask_BS=mask_BS))
-    drawn = TextConditioning(*(torch.cat(each) for each in zip(*parts, strict=True)))
-    return lab.judged(drawn, recipe=recipe)
+    # The DiT knows no mask: without padding each prompt is drawn alone, as `Generator` does.
+    size = 1 if recipe.alignnet.padding == "none" else CHUNK
+    chunks = [range(i, min(i + size, len(states))) for i in range(0, len(states), size)]
+    padded = (states_of(chunk, states, recipe=recipe) for chunk in chunks)
+    parts = (alignnet(states_BCSH, mask_BS=mask_BS) for states_BCSH, mask_BS in padded)
+    return lab.judged(parts, recipe=recipe)

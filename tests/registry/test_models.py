@@ -188,7 +188,7 @@ def test_changed_files_in_the_store_are_not_served(tracking_uri, tmp_path):
         ("models:/mini@candidat", "no alias 'candidat'; did you mean 'candidate'? aliases there: candidate"),
         ("models:/mini/7", "model 'mini' has no version 7; versions there: 1"),
         ("models:/mini", "malformed; use models:/NAME@ALIAS"),
-        ("models:/mini/latest", "malformed; use models:/NAME@ALIAS"),
+        ("models:/mini/newest", "malformed; use models:/NAME@ALIAS"),
         ("runs:/abc", "malformed"),
         ("runs:/abc/model", "abc"),
         ("no/such/folder", "no such folder; use models:/NAME@ALIAS"),

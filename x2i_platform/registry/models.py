@@ -153,7 +153,7 @@ def list_models(tracking_uri: str) -> list[RegisteredModel]:
 def _holds(version: entities.ModelVersion, *, content: str, settings: str) -> bool:
     """Whether a version has these weights and these settings; one from before settings were kept is taken for it."""
     tags = version.tags
-    return tags.get(CONTENT_TAG) == content and tags.get(SETTINGS_TAG, settings) == settings
+    return bool(tags.get(CONTENT_TAG) == content and tags.get(SETTINGS_TAG, settings) == settings)
 
 
 def _log_files(client: MlflowClient, folder: Path, *, run_id: str, path: str, card: str) -> None:
@@ -235,7 +235,7 @@ def _registered(client: MlflowClient, found: entities.RegisteredModel) -> Regist
 
 
 def _named(name: str) -> str | None:
-    """MLflow's filter for a name. Others than ours may hold quotes, which its grammar can't escape: of both, no filter."""
+    """MLflow's filter for a name. Neighbours' may hold quotes, which its grammar can't escape: of both, no filter."""
     if "'" not in name:
         return f"name='{name}'"
     return None if '"' in name else f'name="{name}"'
