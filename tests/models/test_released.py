@@ -57,7 +57,7 @@ def assert_same_bits(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None
         assert torch.equal(tensor, theirs[key]), key
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "trainer.proj.module."])
 @pytest.mark.parametrize("fusion", ["conv", "scale"])
 def test_released_layout_is_understood(tmp_path: Path, prefix: str, fusion: str) -> None:
     state = released_state(fusion)
@@ -66,6 +66,26 @@ def test_released_layout_is_understood(tmp_path: Path, prefix: str, fusion: str)
     assert config == AlignNetConfig(fusion=fusion, padding="reference")
     assert dims == AlignNetDims(5, 48, text_tokens=512, prompt_dim=32, pooled_dim=8)
     assert_same_bits(loaded, state)
+
+
+@pytest.mark.parametrize("names", [("module",), ("model_state_dict",), ("state_dict", "model")])
+def test_what_trainers_save_around_it_is_opened(tmp_path: Path, names: tuple[str, ...]) -> None:
+    state = released_state("conv")
+    content: dict[str, object] = {f"module.{key}": value for key, value in state.items()}
+    for name in reversed(names):
+        content = {name: content, "global_steps": 7, "optimizer": {}}
+    torch.save(content, tmp_path / "mp_rank_00_model_states.pt")
+    assert_same_bits(import_checkpoint(tmp_path / "mp_rank_00_model_states.pt")[2], state)
+    torch.save({**content, "ema": {}, "model": state, "module": state}, tmp_path / "two.pt")
+    with pytest.raises(WeightsError, match=r"holds several state dicts: .*'module', 'model'"):
+        import_checkpoint(tmp_path / "two.pt")
+
+
+def test_a_checkpoint_of_more_than_an_alignnet_names_the_rest(tmp_path: Path) -> None:
+    wrapped = {f"proj.{key}": value for key, value in released_state("conv").items()}
+    torch.save({**wrapped, "dit.weight": torch.zeros(1)}, tmp_path / "all.bin")
+    with pytest.raises(WeightsError, match=r"also holds 'dit\.weight'"):
+        import_checkpoint(tmp_path / "all.bin")
 
 
 @pytest.mark.parametrize(("config", "dims"), CASES)

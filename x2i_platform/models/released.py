@@ -28,6 +28,10 @@ from x2i_platform.models.alignnet import LAYER_NORM_EPS, AlignNet, AlignNetDims
 
 WEIGHTS_FILE = "alignnet.safetensors"
 CONFIG_FILE = "config.json"
+WRAPPERS = ("state_dict", "module", "model", "model_state_dict")
+"""Names under which trainers keep a state dict."""
+ANCHOR = "mlp.layernorm.weight"
+"""Every AlignNet has it, whatever its fusion: what stands before it stands before all names."""
 
 StateDict = dict[str, Tensor]
 
@@ -58,10 +62,7 @@ def import_checkpoint(
     """
     path = Path(path)
     content = _read(path)
-    released_config: Mapping[str, Any] = {}
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        released_config = content["config"] if isinstance(content.get("config"), dict) else {}
-        content = content["state_dict"]
+    content, released_config = _unwrapped(content, path=path)
     state = _tensors(content, path=path)
     num_layers = _num_layers(state, path=path, otherwise=num_layers or released_config.get("in_channels"))
     config, dims = _infer(state, path=path, num_layers=num_layers)
@@ -141,16 +142,33 @@ def _read(path: Path) -> object:
         raise WeightsError(f"{path} can't be loaded as weights: {reason}; only tensors are taken") from error
 
 
+def _unwrapped(content: object, *, path: Path) -> tuple[object, Mapping[str, Any]]:
+    """The state dict inside what a trainer saved, and the config beside it; DeepSpeed has it under `module`."""
+    config: Mapping[str, Any] = {}
+    while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
+        inside = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
+        if len(inside) > 1:
+            raise WeightsError(
+                f"{path} holds several state dicts: {', '.join(map(repr, inside))}; save the one to import"
+            )
+        if not inside:
+            break
+        config = content["config"] if isinstance(content.get("config"), dict) else config
+        content = content[inside[0]]
+    return content, config
+
+
 def _tensors(content: object, *, path: Path) -> StateDict:
-    """The state dict without the prefix that a wrapper of the released training code left."""
+    """The state dict without what wrappers put before every name: `module.`, `_orig_mod.`, a trainer's attributes."""
     if not isinstance(content, dict) or not content:
         raise WeightsError(f"{path} holds {type(content).__name__}, not a state dict of AlignNet")
     state: StateDict = {}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(f"{path} holds {type(value).__name__} under {key!r}, not a state dict of AlignNet")
-        state[key.removeprefix("module.")] = value
-    return state
+        state[key] = value
+    prefixes = [key.removesuffix(ANCHOR) for key in state if key.endswith(f".{ANCHOR}")]
+    return {key.removeprefix(prefixes[0]): value for key, value in state.items()} if len(prefixes) == 1 else state
 
 
 def _size(state: StateDict, key: str, *, axis: int, num_axes: int, path: Path) -> int:
