@@ -211,6 +211,15 @@ def test_answers_fit_the_teachers_text_and_have_no_padding_of_the_references() -
     load(RANDOM, shipped=RECIPES, overrides=["mllm.states=answer", "mllm.answer_tokens=600", "alignnet.padding=none"])
 
 
+def test_model_folders_that_are_here_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flux").mkdir()
+    recipe = load(RANDOM, shipped=RECIPES, overrides=["teacher.model=./flux", "mllm.model=org/name"])
+    assert recipe.teacher.model == str(tmp_path / "flux")
+    assert recipe.mllm.model == "org/name"
+    assert override(recipe, ["mllm.model=flux"]).mllm.model == str(tmp_path / "flux")
+
+
 def test_a_warm_start_needs_the_teachers_number_of_tokens() -> None:
     warm = "train.warm_start_steps=10"
     assert "train.warm_start_steps = 10 needs the teacher's" in set_refused(warm, "alignnet.padding=none")

@@ -50,7 +50,10 @@ def stored_ids(store: Path, table: str) -> list[str]:
     return [sample for i, sample in enumerate(ids) if i == 0 or sample != ids[i - 1]]
 
 
-def test_every_line_is_stored_quarantined_or_a_duplicate(tmp_path: Path, ray_cluster: str) -> None:
+def test_every_line_is_stored_quarantined_or_a_duplicate(
+    tmp_path: Path, ray_cluster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the cluster's workers stay where it was started
     lines = [caption.encode() for caption in first_captions(20)]
     lines[4:4] = [b"", lines[0], b"\xff\xfe broken", b"x " * 400]
     path, store = tmp_path / "captions.txt.gz", tmp_path / "store"
@@ -59,7 +62,7 @@ def test_every_line_is_stored_quarantined_or_a_duplicate(tmp_path: Path, ray_clu
 
     def precompute(limit: int | None = None) -> Report:
         source = Captions(str(path), limit=limit)
-        return run(chosen, source, store=str(store), address=ray_cluster, on_progress=silent)
+        return run(chosen, source, store=store.name, address=ray_cluster, on_progress=silent)
 
     report = precompute(limit=17)
     assert (report.lines, report.stored, report.duplicates, report.quarantined) == (17, 13, 1, 3)
