@@ -132,7 +132,7 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     assert summarise(english) == [row for row in summarise(german + english) if row.suite == "english"]
 
 
-def test_rows_come_in_the_order_of_suites_then_splits_then_states() -> None:
+def test_rows_come_in_the_order_of_suites_then_splits_then_first_results() -> None:
     results = [
         case(0, suite="video", split="seen"),
         case(1, suite="english", split="seen"),
@@ -141,8 +141,8 @@ def test_rows_come_in_the_order_of_suites_then_splits_then_states() -> None:
         case(4, suite="english"),
     ]
     assert [(row.suite, row.split, row.states) for row in summarise({each.key: each for each in results})] == [
-        ("video", "held_out", "prompt"),
         ("video", "held_out", "answer"),
+        ("video", "held_out", "prompt"),
         ("video", "seen", "prompt"),
         ("english", "held_out", "prompt"),
         ("english", "seen", "prompt"),

@@ -24,7 +24,6 @@ ROUNDING = 1e-9
 """An interval that ends at the allowed drop must not fail for the last bit of a float."""
 
 _SPLITS = ("held_out", "seen", "all")
-_STATES = ("prompt", "answer", "")
 
 
 @dataclass(frozen=True)
@@ -110,14 +109,15 @@ def paired_interval(differences: Sequence[int], *, groups: Sequence[str]) -> tup
 def summarise(results: Mapping[str, Result] | Iterable[Result]) -> list[Row]:
     """A row for each suite, split and kind of states, followed by one for each of its categories and compositions.
 
-    Suites, categories and compositions come in the order of their first results, held-out cases before seen ones.
+    Held-out cases come before seen ones, all else in the order of its first results: the model's own kind of states is
+    drawn first.
     """
     cases = list(results.values() if isinstance(results, Mapping) else results)
     parts: dict[tuple[str, str, str], list[Result]] = defaultdict(list)
     for case in cases:
         parts[case.suite, case.split, case.states].append(case)
     suites = list(dict.fromkeys(case.suite for case in cases))
-    order = sorted(parts, key=lambda part: (suites.index(part[0]), _SPLITS.index(part[1]), _STATES.index(part[2])))
+    order = sorted(parts, key=lambda part: (suites.index(part[0]), _SPLITS.index(part[1])))
     return [row for part in order for row in _part_rows(parts[part])]
 
 
