@@ -20,7 +20,7 @@ from x2i_platform.distill.data import Batch
 from x2i_platform.distill.loop import SPREAD_SAMPLES
 from x2i_platform.distill.step import distill_step
 from x2i_platform.distill.warm_start import Spread, TextBatch, spread_of
-from x2i_platform.draws import draw_tokens, kept_tokens
+from x2i_platform.draws import draw_tokens
 from x2i_platform.features.codec import decode, encode_int8, encode_raw
 from x2i_platform.features.reader import TextRow
 from x2i_platform.mini.judge import judge
@@ -30,7 +30,7 @@ from x2i_platform.mini.training.corpus import CAPTIONS_SEED, training_scenes
 from x2i_platform.models.alignnet import AlignNet, Conditioning, pad_states
 from x2i_platform.models.image_pipeline import ImagePipeline
 from x2i_platform.models.mllm import MLLM
-from x2i_platform.models.taps import attention_taps, select_taps
+from x2i_platform.models.taps import Tap, attention_taps, select_taps
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextConditioning, TextEncoders
 from x2i_platform.recipes import load, override
@@ -131,8 +131,8 @@ class Targets:
     def of_image_positions(self) -> Targets:
         """Without the text positions of any tap."""
         num_text = self.text_idx.shape[1]
-        images = {tap: x if tap.endswith(".image") else x[:, num_text:] for tap, x in self.outputs.items()}
-        kept = {tap: x for tap, x in images.items() if not tap.endswith(".text")}
+        streams = {name: Tap.named(name).split(output, num_text=num_text) for name, output in self.outputs.items()}
+        kept = {name: split["image"] for name, split in streams.items() if "image" in split}
         return replace(self, text_idx=self.text_idx[:, :0], outputs=kept)
 
 
@@ -157,7 +157,9 @@ def targets_of(lab: Lab, conditioning: TextConditioning, *, captions: Sequence[s
         for tap in taps:
             for row, number in enumerate(numbers):
                 text_idx, image_idx = drawn[number]
-                kept = kept_tokens(tap, text_idx=text_idx, image_idx=image_idx, num_text=teacher.num_text_tokens)
+                kept = Tap.named(tap).positions(
+                    text_idx=text_idx, image_idx=image_idx, num_text=teacher.num_text_tokens
+                )
                 found[tap].append(_stored(taken[tap][row, kept], codec=recipe.targets.codec))
     text_idx, image_idx = (torch.stack(each) for each in zip(*drawn, strict=True))
     outputs = {tap: torch.stack(rows) for tap, rows in found.items()}

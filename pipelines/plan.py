@@ -18,7 +18,7 @@ from x2i_platform.features.intake import Intake, unique_samples
 from x2i_platform.features.schema import MLLM, TARGETS, TEXT
 from x2i_platform.models import flops
 from x2i_platform.models.catalog import MLLMEntry, TeacherEntry, mllm_entry, teacher_entry
-from x2i_platform.models.taps import select_taps
+from x2i_platform.models.taps import Tap, select_taps
 from x2i_platform.recipes import nearest
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -203,7 +203,7 @@ def _bytes_per_row(recipe: Recipe, *, caption_chars: float) -> dict[str, int]:
 
 def _tap_bytes(tap: str, *, recipe: Recipe, width: int) -> int:
     text, image = _kept(recipe)
-    tokens = text if tap.endswith(".text") else image if tap.endswith(".image") else text + image
+    tokens = Tap.named(tap).num_tokens(text=text, image=image)
     if recipe.targets.codec == "int8":
         return tokens * width + 2 * width  # and a float16 scale a channel
     return tokens * width * 2

@@ -28,12 +28,3 @@ def draw_tokens(sample_id: str, *, config: TargetsConfig, num_text: int, num_ima
         return torch.randperm(total, generator=generator)[:count].sort().values
 
     return draw(config.text_tokens, num_text), draw(config.image_tokens, num_image)
-
-
-def kept_tokens(tap: str, *, text_idx: Tensor, image_idx: Tensor, num_text: int) -> Tensor:
-    """Positions in a tap's own token axis: a single block's joint stream has the text tokens first."""
-    if tap.endswith(".text"):
-        return text_idx
-    if tap.endswith(".image"):
-        return image_idx
-    return torch.cat([text_idx, image_idx + num_text])

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from x2i_platform.config import Recipe
-from x2i_platform.draws import draw_tokens, kept_tokens, states_kind
+from x2i_platform.draws import draw_tokens, states_kind
 from x2i_platform.errors import InputError, StoreError, WeightsError, X2IError, shown
 from x2i_platform.features.codec import encode_int8, encode_raw
 from x2i_platform.features.reader import read_answers, read_samples, read_text
@@ -34,7 +34,7 @@ from x2i_platform.features.store import Commit, FeatureStore
 from x2i_platform.features.writer import Row, ShardWriter, open_shard, tensor_columns
 from x2i_platform.models import mllm
 from x2i_platform.models.devices import choose_device
-from x2i_platform.models.taps import attention_taps, select_taps
+from x2i_platform.models.taps import Tap, attention_taps, select_taps
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextEncoders
 
@@ -257,19 +257,20 @@ class TargetsStage(Stage):
             num_text=self.teacher.num_text_tokens,
             num_image=self.teacher.num_image_tokens,
         )
-        for tap_idx, (tap, output_ND) in enumerate(outputs.items()):
-            kept = kept_tokens(tap, text_idx=text_idx, image_idx=image_idx, num_text=self.teacher.num_text_tokens)
+        for tap_idx, (name, output_ND) in enumerate(outputs.items()):
+            tap = Tap.named(name)
+            kept = tap.positions(text_idx=text_idx, image_idx=image_idx, num_text=self.teacher.num_text_tokens)
             kept_TD = output_ND[kept.to(output_ND.device)].float()
-            _require_finite(kept_TD, what=f"attention output of {tap}")
+            _require_finite(kept_TD, what=f"attention output of {name}")
             z_TD = (kept_TD - kept_TD.mean(-1, keepdim=True)) / (kept_TD.std(-1, keepdim=True) + 1e-7)
             blob = encode_int8(z_TD) if config.codec == "int8" else encode_raw(z_TD.bfloat16())
             yield {
                 "sample_id": sample["sample_id"],
-                "tap": tap,
+                "tap": name,
                 "tap_idx": tap_idx,
                 "seed": seed,
-                "text_idx": [] if tap.endswith(".image") else text_idx.tolist(),
-                "image_idx": [] if tap.endswith(".text") else image_idx.tolist(),
+                "text_idx": text_idx.tolist() if "text" in tap.streams else [],
+                "image_idx": image_idx.tolist() if "image" in tap.streams else [],
                 **tensor_columns(blob),
                 "scale": blob.scale,
             }

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from x2i_platform.errors import ConfigError
-from x2i_platform.models.taps import attention_taps, flux_tap_names, select_taps, tap_names
+from x2i_platform.models.taps import Tap, attention_taps, flux_tap_names, select_taps, tap_names
 from x2i_platform.models.teacher import Teacher
 
 Conditioning = tuple[Tensor, Tensor]
@@ -184,3 +184,16 @@ def test_a_second_forward_in_one_context_is_refused(teacher: Teacher, conditioni
         with pytest.raises(RuntimeError, match="open a new context"):
             run(teacher, conditioning)
         assert taps == {"single.0": first}
+
+
+def test_a_tap_knows_what_lies_on_its_axis() -> None:
+    image, text, joint = (Tap.named(name) for name in ("double.0.image", "double.11.text", "single.3"))
+    assert [tap.streams for tap in (image, text, joint)] == [("image",), ("text",), ("text", "image")]
+    assert [tap.num_tokens(text=5, image=7) for tap in (image, text, joint)] == [7, 5, 12]
+    kept = {"text_idx": torch.tensor([1, 3]), "image_idx": torch.tensor([0, 2, 6])}
+    positions = [tap.positions(**kept, num_text=5).tolist() for tap in (image, text, joint)]
+    assert positions == [[0, 2, 6], [1, 3], [1, 3, 5, 7, 11]]
+    output = torch.arange(24.0).view(1, 12, 2)
+    assert [list(tap.split(output, num_text=5)) for tap in (image, text)] == [["image"], ["text"]]
+    split = joint.split(output, num_text=5)
+    assert torch.equal(torch.cat([split["text"], split["image"]], dim=1), output)

@@ -17,7 +17,7 @@ from x2i_platform.config import TrainConfig
 from x2i_platform.distill.data import Batch
 from x2i_platform.distill.losses import attention_kl
 from x2i_platform.models.alignnet import Conditioning
-from x2i_platform.models.taps import attention_taps
+from x2i_platform.models.taps import Tap, attention_taps
 from x2i_platform.models.teacher import Teacher
 
 Student = Callable[..., Conditioning]
@@ -49,16 +49,20 @@ def distill_step(student: Student, *, teacher: Teacher, batch: Batch, config: Tr
             sigma_B=teacher.sigmas(batch.seeds),
         )
     num_text = conditioning.prompt_embeds_BTE.shape[1]
-    kept = {tap: _kept(tap, batch=batch, num_text=num_text) for tap in taken}
-    weights = {tap: _weights(tap, batch=batch, teacher=teacher, num_text=num_text) for tap in taken}
+    taps = [Tap.named(name) for name in taken]
+    # Without padding the student may have fewer text tokens than the teacher: a weight of zero silences the rest.
+    text_BT = batch.text_idx_BT.clamp_max(num_text - 1)
+    kept = [tap.positions(text_idx=text_BT, image_idx=batch.image_idx_BT, num_text=num_text) for tap in taps]
+    text_weights_BT, image_weights_BT = _weights(batch, teacher=teacher, num_text=num_text)
     loss = attention_kl(
-        [_gather(output_BND, kept[tap]) for tap, output_BND in taken.items()],
-        [batch.targets_BTD[tap] for tap in taken],
-        weights=[weights[tap] for tap in taken],
+        [_gather(taken[tap.name], kept_BT) for tap, kept_BT in zip(taps, kept, strict=True)],
+        [batch.targets_BTD[tap.name] for tap in taps],
+        weights=[tap.join(text=text_weights_BT, image=image_weights_BT) for tap in taps],
         temperature=config.temperature,
         direction=config.direction,
     )
-    return StepResult(loss, batch.sample_ids, sum(_stands_for(tap, teacher=teacher) for tap in taken))
+    stands_for = sum(tap.num_tokens(text=teacher.num_text_tokens, image=teacher.num_image_tokens) for tap in taps)
+    return StepResult(loss, batch.sample_ids, stands_for)
 
 
 def _canvas(batch: Batch, *, teacher: Teacher) -> Tensor:
@@ -67,36 +71,13 @@ def _canvas(batch: Batch, *, teacher: Teacher) -> Tensor:
     return batch.canvas_BL.view(len(batch.seeds), teacher.num_image_tokens, -1)
 
 
-def _kept(tap: str, *, batch: Batch, num_text: int) -> Tensor:
-    """Positions of the kept tokens on the tap's own token axis, `(B, T)`. A single block has its text tokens first."""
-    # Without padding the student may have fewer text tokens than the teacher: `_weights` silences the rest.
-    text_BT = batch.text_idx_BT.clamp_max(num_text - 1)
-    if tap.endswith(".text"):
-        return text_BT
-    if tap.endswith(".image"):
-        return batch.image_idx_BT
-    return torch.cat([text_BT, batch.image_idx_BT + num_text], dim=1)
-
-
-def _weights(tap: str, *, batch: Batch, teacher: Teacher, num_text: int) -> Tensor:
-    """How many tokens each kept one stands for, `(B, T)`: the inverse of its chance to be drawn."""
+def _weights(batch: Batch, *, teacher: Teacher, num_text: int) -> tuple[Tensor, Tensor]:
+    """How many text and image tokens each kept one stands for, `(B, T)`: the inverse of its chance to be drawn."""
     text_share = teacher.num_text_tokens / max(batch.text_idx_BT.shape[1], 1)
     image_share = teacher.num_image_tokens / max(batch.image_idx_BT.shape[1], 1)
     text_BT = (batch.text_idx_BT < num_text).float() * text_share
     image_BT = torch.full_like(batch.image_idx_BT, 1, dtype=torch.float32) * image_share
-    if tap.endswith(".text"):
-        return text_BT
-    if tap.endswith(".image"):
-        return image_BT
-    return torch.cat([text_BT, image_BT], dim=1)
-
-
-def _stands_for(tap: str, *, teacher: Teacher) -> int:
-    if tap.endswith(".text"):
-        return teacher.num_text_tokens
-    if tap.endswith(".image"):
-        return teacher.num_image_tokens
-    return teacher.num_text_tokens + teacher.num_image_tokens
+    return text_BT, image_BT
 
 
 def _gather(output_BND: Tensor, kept_BT: Tensor) -> Tensor:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from x2i_platform.config import TrainConfig
 from x2i_platform.distill.data import Place
 from x2i_platform.distill.losses import attention_kl
 from x2i_platform.models.alignnet import Conditioning
-from x2i_platform.models.taps import attention_taps
+from x2i_platform.models.taps import Tap, attention_taps
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextConditioning
 
@@ -35,7 +34,7 @@ def attention_distance(
                 latents_BNC=canvas_BNC,
                 sigma_B=teacher.sigmas(seeds),
             )
-        taken.append({tap: _streams(output, tap=tap, num_text=num_text) for tap, output in outputs.items()})
+        taken.append({name: Tap.named(name).split(output, num_text=num_text) for name, output in outputs.items()})
     mine, theirs = taken
     pairs = [(mine[tap][stream], theirs[tap][stream]) for tap in mine for stream in mine[tap]]
     pairs = [(left, right) for left, right in pairs if left.shape == right.shape]
@@ -43,13 +42,6 @@ def attention_distance(
         *map(list, zip(*pairs, strict=True)), temperature=config.temperature, direction=config.direction
     )
     return float(loss) / sum(left.shape[1] for left, _ in pairs)
-
-
-def _streams(output_BND: Tensor, *, tap: str, num_text: int) -> dict[str, Tensor]:
-    """A tap's text and image tokens; a single block has its text tokens first."""
-    if tap.startswith("double."):
-        return {tap.rpartition(".")[2]: output_BND}
-    return {"text": output_BND[:, :num_text], "image": output_BND[:, num_text:]}
 
 
 def shared_out(places: Sequence[Place], *, rank: int, world: int) -> tuple[list[Place], int]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from x2i_platform.errors import ConfigError
@@ -20,8 +21,49 @@ if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
     from torch import Tensor, nn
 
-STREAMS = ("image", "text")
+Stream = Literal["image", "text"]
+STREAMS: tuple[Stream, ...] = ("image", "text")
 """Order in which a double block's attention returns its two streams."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One attention output: its name, and what lies on its token axis."""
+
+    name: str
+    streams: tuple[Stream, ...]
+    """Of a double block one; of a single block both, text tokens first."""
+
+    @classmethod
+    def named(cls, name: str) -> Tap:
+        """The tap of a name such as `double.0.image` or `single.3`."""
+        kind, _, rest = name.partition(".")
+        stream = rest.rpartition(".")[2]
+        if kind == "single":
+            return cls(name, ("text", "image"))
+        return cls(name, ("text",) if stream == "text" else ("image",))
+
+    def num_tokens(self, *, text: int, image: int) -> int:
+        """Length of the token axis, or of what is kept of it, given the lengths of the two streams."""
+        counts = {"text": text, "image": image}
+        return sum(counts[stream] for stream in self.streams)
+
+    def join(self, *, text: Tensor, image: Tensor) -> Tensor:
+        """Values of the two streams' tokens, `(…, tokens)`, as they lie on this tap's axis."""
+        import torch
+
+        values = {"text": text, "image": image}
+        return torch.cat([values[stream] for stream in self.streams], dim=-1)
+
+    def positions(self, *, text_idx: Tensor, image_idx: Tensor, num_text: int) -> Tensor:
+        """Where tokens of the two streams, `(…, tokens)`, lie on this tap's axis: images after all `num_text` of text."""
+        return self.join(text=text_idx, image=image_idx + (num_text if "text" in self.streams else 0))
+
+    def split(self, output_BND: Tensor, *, num_text: int) -> dict[Stream, Tensor]:
+        """The output of each stream."""
+        if len(self.streams) == 1:
+            return {self.streams[0]: output_BND}
+        return {"text": output_BND[:, :num_text], "image": output_BND[:, num_text:]}
 
 
 def flux_tap_names(*, num_double: int, num_single: int) -> tuple[str, ...]:
