@@ -26,12 +26,12 @@ def work(*, job: Job, info: tracking.RunInfo, events: Queue[Any]) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     store = FeatureStore.open(job.store)
-    places = split(store, job.shards, validation_share=job.recipe.train.validation_share)
+    places = split(store, job.manifest, validation_share=job.recipe.train.validation_share)
     trainer = Trainer(
         job.recipe,
         dims=job.dims,
         worker=Worker(rank, world, str(ray.train.torch.get_device())),
-        data=Data(job.store, *places),
+        data=Data(job.store, job.manifest, *places),
     )
     if resume := ray.train.get_checkpoint():
         with resume.as_directory() as folder:

@@ -9,7 +9,8 @@ from pipelines.plan import plan_recipe
 from x2i_platform import fingerprint
 from x2i_platform.config import Recipe, digest
 from x2i_platform.distill.data import split
-from x2i_platform.features.store import FeatureStore
+from x2i_platform.features.schema import SAMPLES
+from x2i_platform.features.store import FeatureStore, Manifest
 from x2i_platform.models.alignnet import AlignNetDims
 from x2i_platform.models.catalog import dit_dims, mllm_dims
 from x2i_platform.models.dims import t5_attention
@@ -21,7 +22,8 @@ class Job:
 
     recipe: Recipe
     store: str
-    shards: tuple[int, ...]
+    manifest: Manifest
+    """The store as it was found; workers read no commit record again."""
     train_samples: int
     held_out_samples: int
     manifest_digest: str
@@ -39,13 +41,12 @@ def plan(recipe: Recipe, *, store: str) -> Job:
     features = FeatureStore.open(store)
     features.require(fingerprint.features(recipe))
     manifest = features.whole_manifest()
-    shards = manifest.complete_shards()
-    train, held_out = split(features, shards, validation_share=recipe.train.validation_share)
+    train, held_out = split(features, manifest, validation_share=recipe.train.validation_share)
     identity = fingerprint.training(recipe, manifest_digest=manifest.digest, store_fingerprint=manifest.fingerprint)
     return Job(
         recipe=recipe,
         store=features.files.address,
-        shards=tuple(shards),
+        manifest=manifest,
         train_samples=len(train),
         held_out_samples=len(held_out),
         manifest_digest=manifest.digest,
@@ -76,7 +77,7 @@ def describe(job: Job) -> dict[str, Any]:
     cost = plan_recipe(recipe, rows=job.train_samples + job.held_out_samples)
     return {
         "run": job.run_name,
-        "shards": len(job.shards),
+        "shards": len(job.manifest.of(SAMPLES)),
         "train_samples": job.train_samples,
         "held_out_samples": job.held_out_samples,
         "warm_start_steps": recipe.train.warm_start_steps,

@@ -22,7 +22,7 @@ from x2i_platform.features.codec import encode_raw
 from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.reader import ShardReader
 from x2i_platform.features.schema import FEATURE_TABLES, MLLM, SAMPLES, TARGETS
-from x2i_platform.features.store import FeatureStore
+from x2i_platform.features.store import FeatureStore, Manifest
 from x2i_platform.features.writer import open_shard, tensor_columns
 from x2i_platform.models.alignnet import AlignNetDims
 from x2i_platform.models.catalog import dit_dims, mllm_dims
@@ -48,13 +48,16 @@ class World:
         return FeatureStore.open(self.url)
 
     @property
+    def manifest(self) -> Manifest:
+        return self.store.manifest()
+
+    @property
     def places(self) -> tuple[list[Place], list[Place]]:
-        shards = self.store.manifest().complete_shards()
-        return split(self.store, shards, validation_share=self.recipe.train.validation_share)
+        return split(self.store, self.manifest, validation_share=self.recipe.train.validation_share)
 
     @property
     def data(self) -> Data:
-        return Data(self.url, *self.places)
+        return Data(self.url, self.manifest, *self.places)
 
     @property
     def dims(self) -> AlignNetDims:
@@ -68,7 +71,7 @@ class World:
         )
 
     def samples(self, count: int) -> list:
-        dataset = FeatureDataset(self.url)
+        dataset = FeatureDataset(self.url, self.manifest)
         return [dataset[place] for place in self.places[0][:count]]
 
     def trainer(self, *overrides: str) -> Trainer:

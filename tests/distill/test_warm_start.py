@@ -36,7 +36,7 @@ def text_rows(world) -> dict[str, TextRow]:
 
 
 def make_batch(world, *, count: int = 4) -> TextBatch:
-    dataset = TextDataset(world.url)
+    dataset = TextDataset(world.url, world.manifest)
     return TextCollate("zero", text_tokens=48)([dataset[place] for place in world.places[0][:count]])
 
 

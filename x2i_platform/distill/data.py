@@ -23,7 +23,7 @@ from x2i_platform.config import Padding, TrainConfig
 from x2i_platform.errors import TrainingError
 from x2i_platform.features.reader import Sample, ShardReader, TextSample, read_samples
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, sample_seed
-from x2i_platform.features.store import FeatureStore
+from x2i_platform.features.store import FeatureStore, Manifest
 from x2i_platform.models.alignnet import pad_states
 
 SHARDS_HELD = 2
@@ -71,17 +71,15 @@ class Place:
     sample_id: str
 
 
-def split(store: FeatureStore, shards: Sequence[int], *, validation_share: float) -> tuple[list[Place], list[Place]]:
+def split(store: FeatureStore, manifest: Manifest, *, validation_share: float) -> tuple[list[Place], list[Place]]:
     """Samples that all tables hold: those to train on and those only ever evaluated, each in store order.
 
     Raises TrainingError if there is nothing to train on.
     """
-    commits = store.manifest()
-    lost = commits.quarantined()
-    planned = commits.of(SAMPLES)
+    lost, planned = manifest.quarantined(), manifest.of(SAMPLES)
     train: list[Place] = []
     held_out: list[Place] = []
-    for shard in shards:
+    for shard in manifest.complete_shards():
         for row in read_samples(store, planned[shard]):
             if row["sample_id"] in lost:
                 continue
@@ -164,8 +162,9 @@ class ShardDataset(Dataset[AnySample_co]):
     reader: ClassVar[Callable[..., Reader[Any]]]
     """Opens a shard of a store, given its commit in each table by name."""
 
-    def __init__(self, store_url: str) -> None:
+    def __init__(self, store_url: str, manifest: Manifest) -> None:
         self.store_url = store_url
+        self._commits = {table: manifest.of(table) for table in self.tables}
         self._open: OrderedDict[int, Reader[AnySample_co]] = OrderedDict()
         self._store: FeatureStore | None = None
 
@@ -179,10 +178,7 @@ class ShardDataset(Dataset[AnySample_co]):
             return self._open[shard]
         # Opened here and not in __init__: a loader process must have its own connections.
         self._store = self._store or FeatureStore.open(self.store_url)
-        commits = {table: self._store.commit_of(table, shard) for table in self.tables}
-        if None in commits.values():
-            raise TrainingError(f"shard {shard} of store '{self.store_url}' is not complete any more")
-        self._open[shard] = self.reader(self._store, **commits)
+        self._open[shard] = self.reader(self._store, **{table: self._commits[table][shard] for table in self.tables})
         if len(self._open) > SHARDS_HELD:
             self._open.popitem(last=False)
         return self._open[shard]

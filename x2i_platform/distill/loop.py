@@ -28,6 +28,7 @@ from x2i_platform.distill.step import StepResult, Student, distill_step
 from x2i_platform.distill.strategy import Strategy, build_strategy
 from x2i_platform.distill.validation import shared_out
 from x2i_platform.distill.warm_start import TextCollate, TextDataset, spread_of, warm_start_rate, warm_start_step
+from x2i_platform.features.store import Manifest
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims
 from x2i_platform.models.teacher import Teacher
 
@@ -52,6 +53,7 @@ class Data:
     """Where the samples are, and which are trained on."""
 
     store: str
+    manifest: Manifest
     train: Sequence[Place]
     held_out: Sequence[Place]
 
@@ -120,7 +122,7 @@ class Trainer:
         yield self._distillation()
 
     def _warm_start(self) -> Phase:
-        config, dataset = self.recipe.train, TextDataset(self.data.store)
+        config, dataset = self.recipe.train, TextDataset(self.data.store, self.data.manifest)
         spread = spread_of(dataset[place].text for place in self.data.train[:SPREAD_SAMPLES])
         return Phase(
             updates_before=0,
@@ -180,7 +182,8 @@ class Trainer:
         It is that of the weights a checkpoint of now would ship: the moving average, where there is one. Then the
         figure of the weights themselves is given too, under `…_raw`.
         """
-        places, dataset = self.data.held_out[:MAX_VALIDATION_SAMPLES], phase.dataset(self.data.store)
+        places = self.data.held_out[:MAX_VALIDATION_SAMPLES]
+        dataset = phase.dataset(self.data.store, self.data.manifest)
         if not places:
             return {}
         mine, counted = shared_out(places, rank=self.worker.rank, world=self.worker.world)
@@ -221,7 +224,7 @@ class Trainer:
             world=self.worker.world,
         )
         return DataLoader(
-            phase.dataset(self.data.store),
+            phase.dataset(self.data.store, self.data.manifest),
             batch_sampler=sampler,
             collate_fn=phase.collate,
             num_workers=self.recipe.run.train.loader_workers,

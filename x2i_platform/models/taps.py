@@ -56,7 +56,7 @@ class Tap:
         return torch.cat([values[stream] for stream in self.streams], dim=-1)
 
     def positions(self, *, text_idx: Tensor, image_idx: Tensor, num_text: int) -> Tensor:
-        """Where tokens of the two streams, `(…, tokens)`, lie on this tap's axis: images after all `num_text` of text."""
+        """Where tokens of the two streams, `(…, tokens)`, lie on this axis: images after `num_text` of text."""
         return self.join(text=text_idx, image=image_idx + (num_text if "text" in self.streams else 0))
 
     def split(self, output_BND: Tensor, *, num_text: int) -> dict[Stream, Tensor]:
