@@ -13,6 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -47,11 +48,13 @@ def _digests(folder: Path, paths: Sequence[Path]) -> list[str]:
     notes = cache_folder() / "hashes" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
     known = _read(notes)
     marks = {path: _mark(path) for path in paths}
-    unread = [path for path in paths if known.get(marks[path]) is None]
+    unread = [path for path in paths if marks[path] not in known]
     size = sum(path.stat().st_size for path in unread)
     if size >= WORTH_SAYING_BYTES:
         log.warning("hashing %.1f GB of weights in %s, once", size / 1e9, folder)
-    found = {path: known.get(marks[path]) or _sha256(path) for path in paths}
+    found = {path: known[marks[path]] for path in paths if path not in unread}
+    with ThreadPoolExecutor() as pool:  # hashing lets other threads run
+        found |= zip(unread, pool.map(_sha256, unread), strict=True)
     settled = {
         marks[path]: digest
         for path, digest in found.items()
