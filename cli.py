@@ -14,9 +14,10 @@ from typing import Annotated
 import typer
 
 from pipelines import RECIPES
+from x2i_platform import options as opt
 from x2i_platform.cache import require_home
 from x2i_platform.config import Recipe
-from x2i_platform.console import configure, err, fail, progress_bar, show, show_rows
+from x2i_platform.console import configure, err, fail, note, progress_bar, show, show_rows
 from x2i_platform.errors import X2IError
 from x2i_platform.recipes import load
 
@@ -31,19 +32,6 @@ app = typer.Typer(
     add_completion=False,
 )
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a YAML file.")]
-ModelName = Annotated[
-    str, typer.Argument(metavar="MODEL", help="models:/NAME@ALIAS, models:/NAME/VERSION, a folder or mini:alignnet.")
-]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")]
-StoreOption = Annotated[str, typer.Option(help="Feature store: a folder or an s3:// URL.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would happen and what it costs; write nothing.")]
-Address = Annotated[str | None, typer.Option(help="Ray cluster to run on, such as auto; default: one on this machine.")]
-TrackingUri = Annotated[
-    str | None, typer.Option(help="MLflow; default $MLFLOW_TRACKING_URI or sqlite:///mlflow.db in this folder.")
-]
-
 
 @app.callback()
 def _configure(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens.")] = False) -> None:
@@ -53,25 +41,30 @@ def _configure(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Lo
 
 @app.command()
 def precompute(
-    recipe: RecipeName,
+    recipe: opt.RecipeName,
     captions: Annotated[str, typer.Option(help="File, folder, glob or s3:// URL of captions.")],
-    store: StoreOption,
-    column: Annotated[str | None, typer.Option(help="Column or key that holds the caption.")] = None,
+    store: opt.StoreOption,
+    column: opt.Column = None,
+    header: opt.Header = None,
+    delimiter: opt.Delimiter = None,
+    quoted: opt.Quoted = None,
+    encoding: opt.Encoding = None,
+    per_file: opt.PerFile = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Read only the first N lines.")] = None,
-    overrides: Overrides = None,
-    address: Address = None,
-    dry_run: DryRun = False,
-    as_json: JsonFlag = False,
+    overrides: opt.Overrides = None,
+    address: opt.Address = None,
+    dry_run: opt.DryRun = False,
+    as_json: opt.JsonFlag = False,
 ) -> None:
     """Captions to features: T5 and CLIP outputs, MLLM states, attention targets. Run again to continue."""
     from pipelines import precompute as flow
+    from x2i_platform.captions import Captions, Reading
 
     chosen = _load(recipe, overrides)
-    source = flow.Captions(captions, column, limit)
+    source = Captions(captions, Reading(column, header, delimiter, quoted, encoding, per_file), limit)
+    note(source.found.left_out())
     if dry_run:
-        intake, plan = flow.estimate(chosen, source, store=store)
-        counts = {"lines": intake.lines, "captions": len(intake.samples), "duplicates": intake.duplicates}
-        show({**counts, "quarantined": len(intake.refused), "plan": asdict(plan)}, title="would store", as_json=as_json)
+        show(flow.describe(chosen, source, store=store), title="would store", as_json=as_json)
         return
     with progress_bar("precompute", unit="captions") as progress:
         report = flow.run(chosen, source, store=store, address=address, on_progress=progress)
@@ -80,15 +73,15 @@ def precompute(
 
 @app.command()
 def train(
-    recipe: RecipeName,
-    store: StoreOption,
+    recipe: opt.RecipeName,
+    store: opt.StoreOption,
     name: Annotated[str | None, typer.Option(help="Name of the registered model; default: the recipe's.")] = None,
     runs: Annotated[str, typer.Option(help="Folder or s3:// URL for checkpoints.")] = "x2i-runs",
-    tracking_uri: TrackingUri = None,
-    overrides: Overrides = None,
-    address: Address = None,
-    dry_run: DryRun = False,
-    as_json: JsonFlag = False,
+    tracking_uri: opt.TrackingUri = None,
+    overrides: opt.Overrides = None,
+    address: opt.Address = None,
+    dry_run: opt.DryRun = False,
+    as_json: opt.JsonFlag = False,
 ) -> None:
     """Distil AlignNet from a feature store and register it. Run again to continue."""
     from pipelines import distill, training_job
@@ -106,13 +99,13 @@ def train(
 
 @app.command()
 def generate(
-    model: ModelName,
+    model: opt.ModelName,
     requests: Annotated[str, typer.Option(help="JSON Lines with a prompt each, and options.")],
     out_dir: Annotated[str, typer.Option("--out", help="Folder or s3:// URL for the images.")],
-    tracking_uri: TrackingUri = None,
-    overrides: Overrides = None,
-    address: Address = None,
-    as_json: JsonFlag = False,
+    tracking_uri: opt.TrackingUri = None,
+    overrides: opt.Overrides = None,
+    address: opt.Address = None,
+    as_json: opt.JsonFlag = False,
 ) -> None:
     """Make an image of every line of a request file. Run again to make what is missing."""
     from pipelines import generate as flow
@@ -129,7 +122,7 @@ def generate(
 
 @app.command()
 def evaluate(
-    model: ModelName,
+    model: opt.ModelName,
     recipe: Annotated[str | None, typer.Option(help="Recipe to run the model by; default: its own.")] = None,
     baseline: Annotated[str, typer.Option(help="'teacher', or another model.")] = "teacher",
     suite: Annotated[list[str] | None, typer.Option(help="Miniature suite; default: all but robustness.")] = None,
@@ -140,10 +133,10 @@ def evaluate(
     layout: Annotated[str | None, typer.Option(help="Lay images out for a scorer: geneval or dpg.")] = None,
     report: Annotated[Path, typer.Option(help="Folder for the report and its images.")] = Path("x2i-evaluation"),
     gate: Annotated[str | None, typer.Option(metavar="max_drop=X", help="Champion, or exit 2 if worse.")] = None,
-    tracking_uri: TrackingUri = None,
-    overrides: Overrides = None,
-    dry_run: DryRun = False,
-    as_json: JsonFlag = False,
+    tracking_uri: opt.TrackingUri = None,
+    overrides: opt.Overrides = None,
+    dry_run: opt.DryRun = False,
+    as_json: opt.JsonFlag = False,
 ) -> None:
     """Compare a model with its teacher, or another model, on the same prompts and noise. Run again to continue."""
     from pipelines.evaluation_options import options  # first, as the rest loads torch
@@ -171,14 +164,14 @@ def evaluate(
 
 @app.command()
 def serve(
-    model: ModelName,
+    model: opt.ModelName,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="Copies of the models.")] = 1,
     num_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs a replica; default: the model's recipe.")] = None,
     queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; one more is answered 503.")] = 64,
-    tracking_uri: TrackingUri = None,
-    address: Address = None,
+    tracking_uri: opt.TrackingUri = None,
+    address: opt.Address = None,
 ) -> None:
     """Serve a model over HTTP in OpenAI's images schema, until Ctrl-C."""
     from pipelines import serve as flow
@@ -195,28 +188,37 @@ def serve(
 
 @app.command()
 def plan(
-    recipe: RecipeName,
+    recipe: opt.RecipeName,
     captions: Annotated[str | None, typer.Option(help="Captions to count.")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Number of captions, where there is no file yet.")] = None,
-    column: Annotated[str | None, typer.Option(help="Column or key that holds the caption.")] = None,
+    column: opt.Column = None,
+    header: opt.Header = None,
+    delimiter: opt.Delimiter = None,
+    quoted: opt.Quoted = None,
+    encoding: opt.Encoding = None,
+    per_file: opt.PerFile = None,
     gpu: Annotated[str, typer.Option(help="GPU to price: h100, h200, a100, l40s, rtx4090, b200.")] = "h100",
     price: Annotated[float | None, typer.Option(min=0, help="Money for one GPU-hour.")] = None,
-    overrides: Overrides = None,
-    as_json: JsonFlag = False,
+    overrides: opt.Overrides = None,
+    as_json: opt.JsonFlag = False,
 ) -> None:
     """What a recipe costs: bytes, FLOPs, GPU-hours, money. Nothing is loaded or written."""
-    from pipelines.plan import plan_captions
+    from pipelines.plan import captions_or_rows, describe
+    from x2i_platform.captions import Reading
 
     chosen = _load(recipe, overrides)
-    priced = plan_captions(chosen, captions=captions, rows=rows, column=column, gpu=gpu, price=price)
-    show(asdict(priced), title=f"plan of {chosen.name}", as_json=as_json)
+    reading = Reading(column, header, delimiter, quoted, encoding, per_file)
+    source = captions_or_rows(captions, rows=rows, reading=reading)
+    note(source.found.left_out() if source else "")
+    priced = describe(chosen, captions=source, rows=rows, gpu=gpu, price=price)
+    show(priced, title=f"plan of {chosen.name}", as_json=as_json)
 
 
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("x2i-demo"),
-    overrides: Overrides = None,
-    as_json: JsonFlag = False,
+    overrides: opt.Overrides = None,
+    as_json: opt.JsonFlag = False,
 ) -> None:
     """The whole flow on the embedded miniature models: precompute, train, register, evaluate, generate."""
     from pipelines import demo as flow
@@ -226,7 +228,7 @@ def demo(
 
 
 @app.command()
-def recipes(as_json: JsonFlag = False) -> None:
+def recipes(as_json: opt.JsonFlag = False) -> None:
     """List the shipped recipes."""
     from pipelines.listings import shipped_recipes
 
@@ -234,7 +236,7 @@ def recipes(as_json: JsonFlag = False) -> None:
 
 
 @app.command()
-def models(tracking_uri: TrackingUri = None, as_json: JsonFlag = False) -> None:
+def models(tracking_uri: opt.TrackingUri = None, as_json: opt.JsonFlag = False) -> None:
     """List the models whose sizes are known, and those registered in MLflow."""
     from pipelines.listings import known_models, registered_models
 
@@ -249,6 +251,7 @@ def models(tracking_uri: TrackingUri = None, as_json: JsonFlag = False) -> None:
 def main() -> None:
     """Entry point: our errors are one line and exit code 2; anything else is a bug and shows its traceback."""
     try:
+        opt.refuse_empty(sys.argv[1:])
         code = app(prog_name=NAME, standalone_mode=False)
     except X2IError as error:
         fail(str(error))

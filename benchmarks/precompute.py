@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import RECIPES, precompute
+from x2i_platform.captions import Captions
 from x2i_platform.config import Recipe
 from x2i_platform.features.schema import FEATURE_TABLES
 from x2i_platform.features.store import FeatureStore
@@ -43,7 +44,7 @@ def through_ray(recipe: Recipe, captions: Path, store: Path) -> Rates:
     """Samples a second of `x2i-platform precompute`."""
     started = time.time()
     report = precompute.run(
-        recipe, precompute.Captions(str(captions)), store=str(store), address=None, on_progress=lambda *_: None
+        recipe, Captions(str(captions)), store=str(store), address=None, on_progress=lambda *_: None
     )
     ends = {table: sorted(p.stat().st_mtime for p in (store / "commits" / table).iterdir()) for table in FEATURE_TABLES}
     return _rates(recipe, started=started, ends=ends, samples=report.stored)

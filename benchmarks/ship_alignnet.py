@@ -16,6 +16,7 @@ from pathlib import Path
 from pipelines import RECIPES, distill, evaluate, precompute
 from pipelines.evaluation_options import Options
 from pipelines.training_job import plan
+from x2i_platform.captions import Captions
 from x2i_platform.console import progress_bar
 from x2i_platform.evaluation.results import ALL
 from x2i_platform.evaluation.statistics import Row
@@ -45,9 +46,7 @@ def run(folder: Path) -> None:
     uri, store = f"sqlite:///{(folder / 'mlflow.db').absolute()}", str(folder / "store")
     folder.mkdir(parents=True, exist_ok=True)
     with progress_bar("precompute", unit="captions") as progress:
-        precompute.run(
-            recipe, precompute.Captions(str(captions_path())), store=store, address=None, on_progress=progress
-        )
+        precompute.run(recipe, Captions(str(captions_path())), store=store, address=None, on_progress=progress)
     job = plan(recipe, store=store)
     with progress_bar("train", unit="steps") as progress:
         trained = distill.run(

@@ -18,6 +18,7 @@ from pipelines.evaluation_images import Baseline
 from pipelines.evaluation_options import Options
 from pipelines.evaluation_tasks import Task, suite_tasks
 from pipelines.training_job import plan
+from x2i_platform.captions import Captions
 from x2i_platform.config import Recipe
 from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.evaluation.results import ALL
@@ -65,7 +66,7 @@ def run(folder: Path, *, overrides: Sequence[str], bar: Bar, captions: int = CAP
     folder.mkdir(parents=True, exist_ok=True)
     recipe = load("mini", shipped=RECIPES, overrides=overrides)
     store, tracking_uri = str(folder / "store"), check_tracking_uri(f"sqlite:///{(folder / 'mlflow.db').absolute()}")
-    source = precompute.Captions(str(captions_path()), limit=captions)
+    source = Captions(str(captions_path()), limit=captions)
     with bar("precompute", unit="captions") as progress:
         stored = precompute.run(recipe, source, store=store, address=None, on_progress=progress)
     destination = distill.Destination(MODEL, tracking_uri, str(folder / "runs"))

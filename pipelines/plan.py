@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
+from typing import Any
 
-from x2i_platform.captions import read_captions
+from x2i_platform.captions import Captions, Reading
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError
 from x2i_platform.features.intake import Intake, unique_samples
@@ -67,16 +68,24 @@ class Plan:
     cost: float | None
 
 
-def plan_captions(
-    recipe: Recipe, *, captions: str | None, rows: int | None, column: str | None, gpu: str, price: float | None
-) -> Plan:
-    """The plan for a file of captions, or for a number of them. Raises InputError unless it is one of the two."""
-    if (captions is None) == (rows is None):
+def captions_or_rows(path: str | None, *, rows: int | None, reading: Reading) -> Captions | None:
+    """The captions to count, if it is them. Raises InputError unless it is one of the two."""
+    if (path is None) == (rows is None):
         raise InputError("plan needs either --captions PATH or --rows N")
+    if path is None and reading != Reading():
+        raise InputError("how captions are read says nothing about --rows; it goes with --captions")
+    return None if path is None else Captions(path, reading)
+
+
+def describe(
+    recipe: Recipe, *, captions: Captions | None, rows: int | None, gpu: str, price: float | None
+) -> dict[str, Any]:
+    """The plan for captions, or for a number of them."""
     if captions is None:
-        return plan_recipe(recipe, rows=rows or 0, gpu=gpu, price=price)
-    counted = count_captions(captions, column=column)
-    return plan_recipe(recipe, rows=counted.rows, caption_chars=counted.mean_chars, gpu=gpu, price=price)
+        return asdict(plan_recipe(recipe, rows=rows or 0, gpu=gpu, price=price))
+    _, counted = count_captions(captions)
+    plan = plan_recipe(recipe, rows=counted.rows, caption_chars=counted.mean_chars, gpu=gpu, price=price)
+    return {**asdict(plan), "not_read": captions.found.not_read}
 
 
 def plan_recipe(
@@ -157,13 +166,12 @@ class Counted:
     mean_chars: float
 
 
-def count_captions(path: str, *, column: str | None = None) -> Counted:
-    """Count the distinct captions under a path. Raises InputError if there is none."""
+def count_captions(captions: Captions) -> tuple[Intake, Counted]:
+    """Count the distinct captions, and what became of the other lines. Raises InputError if there is none."""
     intake = Intake()
-    chars = [len(row["caption"]) for row in unique_samples(read_captions(path, column=column), intake=intake)]
-    if not chars:
-        raise InputError(f"captions '{path}' hold no caption in {intake.lines} lines")
-    return Counted(len(chars), sum(chars) / len(chars))
+    chars = [len(row["caption"]) for row in unique_samples(captions.records(), intake=intake)]
+    intake.require_captions(captions.path)
+    return intake, Counted(len(chars), sum(chars) / len(chars))
 
 
 def mllm_tokens(recipe: Recipe, *, caption_chars: float) -> int:

@@ -9,35 +9,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from pipelines.plan import Plan, plan_recipe, require_budget
+from pipelines.plan import Plan, count_captions, plan_recipe, require_budget
 from pipelines.ray_session import Need, bounded_restarts, explained, ray_session
 from x2i_platform import fingerprint
-from x2i_platform.captions import read_captions
+from x2i_platform.captions import Captions
 from x2i_platform.config import Recipe
 from x2i_platform.errors import InputError, X2IError, from_text, to_text
-from x2i_platform.features.intake import Intake, unique_samples
+from x2i_platform.features.intake import Intake
 from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.schema import FEATURE_TABLES, SAMPLES, STAGE_ORDER
 from x2i_platform.features.store import FeatureStore, Manifest
 
 Progress = Callable[[int, int], None]
 """Called with samples done and samples to do."""
-
-
-@dataclass(frozen=True)
-class Captions:
-    """What to read."""
-
-    path: str
-    column: str | None = None
-    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +40,8 @@ class Report:
     stored: int
     duplicates: int
     quarantined: int
+    not_read: dict[str, int]
+    """Files under the captions' path that were passed over, by ending."""
     new_samples: int
     shards: int
     shards_computed: int
@@ -66,17 +59,25 @@ def estimate(recipe: Recipe, captions: Captions, *, store: str) -> tuple[Intake,
     that would outgrow its budget.
     """
     FeatureStore.check(store, fingerprint=fingerprint.features(recipe))
-    intake = Intake()
-    chars = [len(row["caption"]) for row in unique_samples(_records(captions), intake=intake)]
-    if not chars:
-        raise InputError(f"captions '{captions.path}' hold no caption in {intake.lines} lines")
-    if intake.refused:
-        first = intake.refused[0]
-        example = f"the first is {first['source']}:{first['line']}: {first['reason']}"
-        _require_few_refused(len(intake.refused), intake.lines, recipe=recipe, hint=example)
-    plan = plan_recipe(recipe, rows=len(chars), caption_chars=sum(chars) / len(chars))
+    intake, counted = count_captions(captions)
+    hint = f"the first reasons: {intake.first_reasons()}"
+    _require_few_refused(len(intake.refused), intake.lines, recipe=recipe, hint=hint)
+    plan = plan_recipe(recipe, rows=counted.rows, caption_chars=counted.mean_chars)
     require_budget(plan, recipe=recipe)
     return intake, plan
+
+
+def describe(recipe: Recipe, captions: Captions, *, store: str) -> dict[str, Any]:
+    """What `--dry-run` shows; raises as `estimate` does."""
+    intake, plan = estimate(recipe, captions, store=store)
+    return {
+        "lines": intake.lines,
+        "captions": len(intake.samples),
+        "duplicates": intake.duplicates,
+        "quarantined": len(intake.refused),
+        "not_read": captions.found.not_read,
+        "plan": asdict(plan),
+    }
 
 
 def run(recipe: Recipe, captions: Captions, *, store: str, address: str | None, on_progress: Progress) -> Report:
@@ -85,7 +86,7 @@ def run(recipe: Recipe, captions: Captions, *, store: str, address: str | None, 
     estimate(recipe, captions, store=store)
     features = FeatureStore.create(store, fingerprint=fingerprint.features(recipe))
     features.files.sweep()
-    intake = plan_shards(features, _records(captions), samples_per_shard=recipe.store.samples_per_shard)
+    intake = plan_shards(features, captions.records(), samples_per_shard=recipe.store.samples_per_shard)
     sizes = _pending(features.manifest())
     done = 0
     if sizes:
@@ -95,7 +96,7 @@ def run(recipe: Recipe, captions: Captions, *, store: str, address: str | None, 
                 on_progress(done, sum(sizes.values()))
     manifest = features.publish_manifest()
     seconds = time.monotonic() - started
-    report = _report(intake, manifest, store=store, computed=(len(sizes), done), seconds=seconds)
+    report = _report(intake, manifest, captions=captions, store=store, computed=(len(sizes), done), seconds=seconds)
     hint = f"see '{store}/quarantine' for the reasons"
     _require_few_refused(report.quarantined, report.lines, recipe=recipe, hint=hint)
     return report
@@ -148,10 +149,6 @@ def _compute(recipe: Recipe, shards: list[int], *, store: str) -> Iterator[int]:
         raise explained(error) from None
 
 
-def _records(captions: Captions) -> Iterator[Any]:
-    return read_captions(captions.path, column=captions.column, limit=captions.limit)
-
-
 def _pending(manifest: Manifest) -> dict[int, int]:
     """Planned shards that some table lacks, with their number of samples."""
     complete = set(manifest.complete_shards())
@@ -165,7 +162,15 @@ def _need(recipe: Recipe) -> Need:
     )
 
 
-def _report(intake: Intake, manifest: Manifest, *, store: str, computed: tuple[int, int], seconds: float) -> Report:
+def _report(
+    intake: Intake,
+    manifest: Manifest,
+    *,
+    captions: Captions,
+    store: str,
+    computed: tuple[int, int],
+    seconds: float,
+) -> Report:
     failed = len(intake.samples & manifest.quarantined())
     return Report(
         store=store,
@@ -173,6 +178,7 @@ def _report(intake: Intake, manifest: Manifest, *, store: str, computed: tuple[i
         stored=len(intake.samples) - failed,
         duplicates=intake.duplicates,
         quarantined=len(intake.refused) + failed,
+        not_read=captions.found.not_read,
         new_samples=intake.new_samples,
         shards=len(manifest.of(SAMPLES)),
         shards_computed=computed[0],

@@ -18,8 +18,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": set(),
     "cache": {"errors"},
     "recipes": set(),
-    "captions": set(),
+    "captions": {"streams"},
+    "streams": set(),
     "console": set(),
+    "options": set(),
     "mini": {"models.torchvision_schemas"},
     "models": {"mini", "recipes"},
     "features": {"captions"},
@@ -34,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("captions", "recipes", "fingerprint", "models", "features", "stages", "distill", "registry"),
         *("serving", "evaluation", "mini", "pipelines"),
     },
-    "cli": {"console", "recipes", "models", "registry", "pipelines"},
+    "cli": {"console", "options", "captions", "recipes", "models", "registry", "pipelines"},
 }
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
@@ -49,7 +51,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "ray": ("pipelines/", "x2i_platform/serving/app.py"),
     "duckdb": (),
     "rich": ("x2i_platform/console.py",),
-    "typer": ("cli.py",),
+    "typer": ("cli.py", "x2i_platform/options.py"),
 }
 
 

@@ -124,6 +124,15 @@ def test_no_command_shows_the_help_and_is_a_usage_error(run: Run) -> None:
         (["plan", "mini", "--rows", "1", "--set", "train.lr=["], "'[' is not a valid YAML value"),
         (["plan", "mini", "--rows", "1", "--set", "name.x=1"], "'name' is a value, not a section"),
         (["plan", "mini", "--captions", "none.txt"], "none.txt"),
+        (["plan", "mini", "--captions", ""], "--captions is empty"),
+        (["plan", "mini", "--captions="], "--captions is empty"),
+        (["precompute", "mini", "--captions", " ", "--store", "s"], "--captions is empty"),
+        (["precompute", "mini", "--captions", "c.txt", "--store", ""], "--store is empty"),
+        (["train", "", "--store", "s"], "what follows 'train' is empty"),
+        (["plan", "mini", "--rows", "1", "--encoding", "utf-16"], "it goes with --captions"),
+        (["plan", "mini", "--rows", "1", "--no-header"], "it goes with --captions"),
+        (["plan", "mini", "--captions", "c.csv", "--delimiter", "::"], "--delimiter '::': it must be one character"),
+        (["plan", "mini", "--captions", "c.csv", "--encoding", "utf-17"], "--encoding 'utf-17' is not known"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(run: Run, words: list[str], part: str) -> None:
@@ -215,6 +224,56 @@ def test_json_is_one_line_on_stdout(run: Run) -> None:
     assert isinstance(dry, dict)
     assert dry["captions"] == plan["rows"]
     assert dry["plan"]["total_bytes"] == plan["total_bytes"]
+
+
+CAPTION_FILES = {
+    "semicolon.csv": ("a cup;1\na ball;2\n", ["--no-header", "--delimiter", ";", "--column", "1"]),
+    "pandas.tsv": ('id\ttext\n1\t"a ""red"" cup"\n2\t"a\nball"\n', ["--quoted"]),
+    "literal.tsv": ('id\ttext\n1\t"a ""red"" cup"\n2\ta ball\n', ["--literal"]),
+    "names.csv": ("1,2\na cup,x\na ball,y\n", ["--header", "--column", "1"]),
+    "tab.csv": ("text\tid\na cup, red\t1\na ball\t2\n", ["--delimiter", "tab"]),
+    "wide.txt": ("a cup\na ball\n", ["--encoding", "utf-16"]),
+    "nested.ndjson": ('{"a": {"b": ["a cup", "a ball"]}}\n', ["--column", "a.b"]),
+    "whole.txt": ("a cup\nand a ball\n", ["--per-file"]),
+    "lines.caption": ("a cup\n\na ball\n", ["--per-line"]),
+}
+
+
+@pytest.mark.parametrize("name", CAPTION_FILES)
+def test_every_option_of_reading_captions_works(run: Run, tmp_path: Path, name: str) -> None:
+    content, options = CAPTION_FILES[name]
+    (tmp_path / name).write_text(content, encoding="utf-16" if name == "wide.txt" else "utf-8")
+    plan = json_line(run("plan", "mini", "--captions", name, *options, "--json"))
+    dry = json_line(run("precompute", "mini", "--captions", name, *options, "--store", "s", "--dry-run", "--json"))
+    assert isinstance(plan, dict)
+    assert isinstance(dry, dict)
+    counts = {key: dry[key] for key in ("lines", "captions", "duplicates", "quarantined", "not_read")}
+    rows = 1 if name == "whole.txt" else 2
+    assert counts == {"lines": rows, "captions": rows, "duplicates": 0, "quarantined": 0, "not_read": {}}
+    assert (plan["rows"], plan["not_read"]) == (rows, {})
+
+
+def test_files_that_are_not_read_are_one_line_and_a_count(run: Run, tmp_path: Path) -> None:
+    for name in ("set/a.txt", "set/b.png", "set/c.png", "set/d.md", "set/.hidden.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a cup\n", encoding="utf-8")
+    for words in (["plan", "mini"], ["precompute", "mini", "--store", "s", "--dry-run"]):
+        ended = run(*words, "--captions", "set", "--json")
+        assert ended.err == "3 files not read: .md (1), .png (2)\n"
+        found = json_line(ended)
+        assert isinstance(found, dict)
+        assert found["not_read"] == {".md": 1, ".png": 2}
+
+
+def test_captions_that_are_all_refused_say_why(run: Run, tmp_path: Path) -> None:
+    lines = [*['{"caption_en": "a cup", "caption_zh": "x"}'] * 3, "{cut", '{"caption": 1}', '{"caption": null}']
+    (tmp_path / "c.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    words = ("precompute", "mini", "--captions", "c.jsonl", "--store", "s", "--dry-run")
+    ended = run(*words)
+    reason = "c.jsonl:1: no key caption or prompt or text among caption_en, caption_zh; name it by --column"
+    refused(ended, "hold no caption in 6 lines: ", reason, "c.jsonl:4: not JSON", "c.jsonl:5: caption is a number")
+    assert "null" not in ended.err
+    assert run(*words, "--column", "caption_en", "--set", "store.max_quarantine_share=0.5").code == 0
 
 
 def test_json_is_not_decorated(capsys: pytest.CaptureFixture[str]) -> None:

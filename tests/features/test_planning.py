@@ -51,7 +51,7 @@ def test_captions_are_cut_into_shards_in_order(store: FeatureStore) -> None:
 def test_duplicates_within_and_across_files_are_stored_where_they_first_stood(
     store: FeatureStore, tmp_path: Path
 ) -> None:
-    (tmp_path / "a.txt").write_text("one\ntwo\none\n\n two \n")
+    (tmp_path / "a.txt").write_text("one\ntwo\none\n\n two \nnul\0\n")
     (tmp_path / "b.jsonl").write_text('{"text": "two"}\n{"text": "three"}\n{"text": 3}\n')
     intake = plan_shards(store, read_captions(f"{tmp_path}/[ab].*"), samples_per_shard=2)
     assert planned(store) == [["one", "two"], ["three"]]
@@ -64,13 +64,13 @@ def test_duplicates_within_and_across_files_are_stored_where_they_first_stood(
 
 def test_refused_lines_are_written_with_their_reason_once(store: FeatureStore, tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
-    path.write_bytes(b'"good"\n\n"caf\xe9"\n{"\\ud800": 1}\n')
+    path.write_bytes(b'"good"\n""\n"caf\xe9"\n\n{"\\ud800": 1}\n')
     for _ in range(2):
         intake = plan_shards(store, read_captions(str(path)), samples_per_shard=4)
         assert_accounted(intake)
     (file,) = (Path(store.files.url) / "quarantine").iterdir()
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    assert [(row["source"], row["line"]) for row in rows] == [(str(path), 2), (str(path), 3), (str(path), 4)]
+    assert [(row["source"], row["line"]) for row in rows] == [(str(path), 2), (str(path), 3), (str(path), 5)]
     assert all(row["reason"] for row in rows)
 
 

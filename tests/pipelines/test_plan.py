@@ -14,6 +14,7 @@ from random_models import RANDOM
 from pipelines import RECIPES
 from pipelines.plan import GPUS, MFU, Plan, count_captions, plan_recipe, require_budget
 from pipelines.training_job import alignnet_dims
+from x2i_platform.captions import Captions
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError
 from x2i_platform.models.dims import t5_attention
@@ -127,11 +128,12 @@ def test_a_budget_no_setting_fits_offers_none() -> None:
 def test_captions_are_counted_once_each(tmp_path: Path) -> None:
     path = tmp_path / "captions.txt"
     path.write_text("aaaa\nbb\n\naaaa\n", encoding="utf-8")
-    counted = count_captions(str(path))
+    intake, counted = count_captions(Captions(str(path)))
+    assert (intake.lines, intake.duplicates) == (3, 1)
     assert (counted.rows, counted.mean_chars) == (2, 3.0)
     path.write_text("\n \n", encoding="utf-8")
     with pytest.raises(InputError, match="hold no caption"):
-        count_captions(str(path))
+        count_captions(Captions(str(path)))
 
 
 def test_planning_loads_no_torch() -> None:

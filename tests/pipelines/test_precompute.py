@@ -19,7 +19,8 @@ import pytest
 from random_models import CAPTIONS, RANDOM
 
 from pipelines import RECIPES
-from pipelines.precompute import Captions, Report, estimate, run
+from pipelines.precompute import Report, estimate, run
+from x2i_platform.captions import Captions
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError, StoreError, WeightsError
 from x2i_platform.features.schema import FEATURE_TABLES
@@ -55,7 +56,7 @@ def test_every_line_is_stored_quarantined_or_a_duplicate(
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the cluster's workers stay where it was started
     lines = [caption.encode() for caption in first_captions(20)]
-    lines[4:4] = [b"", lines[0], b"\xff\xfe broken", b"x " * 400]
+    lines[4:4] = [b"nul\0", b"", lines[0], b"\xff\xfe broken", b"x " * 400]
     path, store = tmp_path / "captions.txt.gz", tmp_path / "store"
     path.write_bytes(gzip.compress(b"\n".join(lines)))
     chosen = recipe("store.max_quarantine_share=0.2")
@@ -81,7 +82,7 @@ def test_every_line_is_stored_quarantined_or_a_duplicate(
         assert commits(store, table).items() >= kept[table].items()
     assert len(stored_ids(store, "mllm")) == 20
     reasons = [json.loads(line) for file in (store / "quarantine").iterdir() for line in file.read_text().splitlines()]
-    assert {row["line"] for row in reasons} == {5, 7, 8}
+    assert {row["line"] for row in reasons} == {5, 8, 9}
     assert all(row["source"] == str(path) and row["reason"] for row in reasons)
 
     with pytest.raises(StoreError, match=r"targets\.codec: 'int8' in the store, 'bf16' asked for"):
@@ -93,11 +94,16 @@ def test_what_can_be_refused_is_refused_before_anything_is_written(tmp_path: Pat
     path.write_text("\n".join(first_captions(5)))
     with pytest.raises(ConfigError, match=r"byte_budget is 200,000; .*--limit 2"):
         estimate(recipe("store.byte_budget=200_000"), Captions(str(path)), store=str(store))
-    path.write_text("one\n\n\n")
-    with pytest.raises(InputError, match=r"2 of 3 lines .* the first is .*captions.txt:2: empty line"):
+    path.write_text(f"one\nnul\0\n\n{'x' * 30_000}\nnul\0 too\n")
+    with pytest.raises(
+        InputError, match=r"3 of 4 lines .*: .*captions.txt:2: caption holds a NUL.*; .*:4: caption of "
+    ):
+        estimate(recipe(), Captions(str(path)), store=str(store))
+    path.write_text("nul\0\n\n")
+    with pytest.raises(InputError, match=r"no caption in 1 lines: .*captions.txt:1: caption holds a NUL"):
         estimate(recipe(), Captions(str(path)), store=str(store))
     path.write_text("\n")
-    with pytest.raises(InputError, match="no caption in 1 lines"):
+    with pytest.raises(InputError, match="no caption in 0 lines"):
         estimate(recipe(), Captions(str(path)), store=str(store))
     assert not store.exists()
 

@@ -5,14 +5,17 @@ Imports no torch, so captions can be counted for a plan.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from x2i_platform.captions import Record
+from x2i_platform.errors import InputError
 from x2i_platform.features.schema import sample_id
 
 Row = dict[str, Any]
+SHOWN_REASONS = 3
 
 
 @dataclass
@@ -25,6 +28,20 @@ class Intake:
     samples: set[str] = field(default_factory=set)
     """Ids of the distinct captions read, whether they are new to the store or known."""
     new_samples: int = 0
+
+    def require_captions(self, path: str) -> None:
+        """Raise InputError, with the first reasons, if there is not one caption."""
+        if not self.samples:
+            reasons = f": {self.first_reasons()}" if self.refused else ""
+            raise InputError(f"captions '{path}' hold no caption in {self.lines} lines{reasons}")
+
+    def first_reasons(self) -> str:
+        """Different reasons why records were refused, each with the place of the first."""
+        first: dict[str, Row] = {}
+        for row in self.refused:
+            first.setdefault(row["reason"], row)
+        shown = itertools.islice(first.values(), SHOWN_REASONS)
+        return "; ".join(f"{row['source']}:{row['line']}: {row['reason']}" for row in shown)
 
 
 def unique_samples(records: Iterable[Record], *, intake: Intake) -> Iterator[Row]:

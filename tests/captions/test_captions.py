@@ -12,7 +12,7 @@ import pytest
 from caption_records import all_of, read, written
 
 from x2i_platform import captions
-from x2i_platform.captions import MAX_CAPTION_CHARS, MAX_LINE_BYTES, read_captions
+from x2i_platform.captions import MAX_CAPTION_CHARS, MAX_CHARS, read_captions
 from x2i_platform.errors import InputError
 
 TEXT = b"\n".join(
@@ -30,13 +30,11 @@ TEXT = b"\n".join(
 )
 TEXT_RECORDS = [
     (1, "a red circle"),
-    (2, "!empty line"),
     (3, "two green squares"),
-    (4, "!not UTF-8 at byte 2 of the line"),
+    (4, "!caption holds byte 0xef, which can't be decoded; see --encoding"),
     (5, "!caption holds a NUL or a lone surrogate, which is no text"),
-    (6, "!empty line"),
     (7, "三个蓝色三角形"),
-    (8, '"quoted", with a comma\tand a tab'),
+    (8, '"quoted", with a comma and a tab'),
     (9, "the last line has no end"),
 ]
 
@@ -68,28 +66,28 @@ def test_a_truncated_or_damaged_gzip_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_an_endless_line_is_one_record_and_never_held_whole(tmp_path: Path) -> None:
-    refused = f"!line longer than {MAX_LINE_BYTES} bytes"
-    lines = [b"first", b"x" * (2 * MAX_LINE_BYTES), b"x" * MAX_LINE_BYTES, b"y" * (MAX_LINE_BYTES - 1), b"last"]
+    refused = f"!line longer than {MAX_CHARS} characters"
+    lines = [b"first", b"x" * (2 * MAX_CHARS), b"x" * MAX_CHARS, b"y" * (MAX_CHARS - 1), b"last"]
     records = [
         (1, "first"),
         (2, refused),
         (3, refused),
-        (4, f"!caption of {MAX_LINE_BYTES - 1} characters; at most {MAX_CAPTION_CHARS}"),
+        (4, f"!caption of {MAX_CHARS - 1} characters; at most {MAX_CAPTION_CHARS}"),
         (5, "last"),
     ]
     assert read(written(tmp_path / "a.txt", b"\n".join(lines))) == records
-    assert read(written(tmp_path / "b.txt", b"first\n" + b"x" * MAX_LINE_BYTES)) == [(1, "first"), (2, refused)]
+    assert read(written(tmp_path / "b.txt", b"first\n" + b"x" * MAX_CHARS)) == [(1, "first"), (2, refused)]
     assert read(written(tmp_path / "c.tsv", b"text\n" + b"\n".join(lines[:2] + lines[-1:]))) == [
         (2, "first"),
         (3, refused),
         (4, "last"),
     ]
-    bomb = gzip.compress(b"first\n" + bytes(12 * MAX_LINE_BYTES) + b"\nlast\n")
+    bomb = gzip.compress(b"first\n" + bytes(12 * MAX_CHARS) + b"\nlast\n")
     path = written(tmp_path / "d.txt.gz", bomb)
     tracemalloc.start()
     try:
         assert read(path) == [(1, "first"), (2, refused), (3, "last")]
-        assert tracemalloc.get_traced_memory()[1] < 6 * MAX_LINE_BYTES
+        assert tracemalloc.get_traced_memory()[1] < 6 * MAX_CHARS
     finally:
         tracemalloc.stop()
 
@@ -99,17 +97,19 @@ JSON_LINES = [
     ('{"id": 2, "Prompt": " two squares "}', "two squares"),
     ('"a bare string"', "a bare string"),
     ('{"text": "a", "prompt": "the better column"}', "the better column"),
-    ("", "!empty line"),
+    ("", ""),
+    (" \t", ""),
     ('{"caption": "cut', "!not JSON"),
-    ('{"caption": 3}', "!caption is int, not text"),
-    ('{"caption": null}', "!caption is NoneType, not text"),
-    ('{"captions": ["a", "b"]}', "!caption is list, not text"),
-    ("[1, 2]", "!caption is list, not text"),
-    ('{"caption": ""}', "!empty line"),
+    ('{"caption": 3}', "!caption is a number, not text"),
+    ('{"caption": null}', "!caption is null, not text"),
+    ('{"captions": ["the first of two"]}', "the first of two"),
+    ("[1]", "!caption is a number, not text"),
+    ("[]", "!list without a caption"),
+    ('{"caption": ""}', "!empty caption"),
     ('{"caption": "\\u0000"}', "!caption holds a NUL"),
     ('{"caption": "half \\ud83d a pair"}', "!caption holds a NUL or a lone surrogate"),
     ('{"caption": "whole pair \\ud83d\\ude00"}', "whole pair 😀"),
-    ('{"caption": "two\\nlines"}', "two\nlines"),
+    ('{"caption": "two\\nlines"}', "two lines"),
     ('{"other": "x", "third": "y"}', "!no key caption or prompt or text among other, third"),
     ('{"\\ud800": "x"}', "!no key caption or prompt or text among \\ud800"),
     ("{}", "!no key caption or prompt or text among none"),
@@ -123,11 +123,12 @@ def test_json_lines(tmp_path: Path, packed: bool) -> None:
     content = b"\xef\xbb\xbf" + "\n".join(line for line, _ in JSON_LINES).encode() + b"\n\xff\n"
     path = written(tmp_path / f"c.jsonl{'.gz' * packed}", gzip.compress(content) if packed else content)
     records = read(path)
-    assert [line for line, _ in records] == list(range(1, len(JSON_LINES) + 2))
-    for (line, found), (_, wanted) in zip(records, JSON_LINES, strict=False):
+    expected = [(number, wanted) for number, (_, wanted) in enumerate(JSON_LINES, 1) if wanted]
+    assert [line for line, _ in records] == [*(line for line, _ in expected), len(JSON_LINES) + 1]
+    for (line, found), (_, wanted) in zip(records, expected, strict=False):
         assert found.startswith(wanted), line
         assert wanted.startswith("!") or found == wanted
-    assert records[-1][1] == "!not UTF-8 at byte 0 of the line"
+    assert records[-1][1] == "!not JSON: Expecting value: line 1 column 1 (char 0)"
 
 
 def test_a_named_json_key_is_taken_and_no_other(tmp_path: Path) -> None:
@@ -163,7 +164,10 @@ def test_what_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
         (tmp_path / "no.txt", "not found: no such file, folder or match"),
         (tmp_path / "*.txt", "not found: no such file, folder or match"),
         (tmp_path / "nothing", "not found"),
-        (tmp_path / "captions.md", "no file ends in .txt, .jsonl, .csv, .tsv, .parquet, with or without .gz"),
+        (
+            tmp_path / "captions.md",
+            "no file ends in .txt, .caption, .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .tar, with or without .gz",
+        ),
         ("nosuch://bucket/captions.txt", "can't read captions 'nosuch://bucket/captions.txt'"),
     ]:
         with pytest.raises(InputError, match=message.replace("*", r"\*")) as caught:
