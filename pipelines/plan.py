@@ -7,7 +7,7 @@ its length, and so are the rows of table `mllm`. An answer is taken to be as lon
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from x2i_platform.captions import Captions, Reading
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError
-from x2i_platform.features.intake import Intake, unique_samples
+from x2i_platform.features.intake import Intake, Row, unique_samples
 from x2i_platform.features.schema import MLLM, TARGETS, TEXT
 from x2i_platform.models import flops
 from x2i_platform.models.catalog import MLLMEntry, TeacherEntry, mllm_entry, teacher_entry
@@ -166,10 +166,17 @@ class Counted:
     mean_chars: float
 
 
-def count_captions(captions: Captions) -> tuple[Intake, Counted]:
-    """Count the distinct captions, and what became of the other lines. Raises InputError if there is none."""
+def count_captions(captions: Captions, *, fault: Callable[[Row], str | None] | None = None) -> tuple[Intake, Counted]:
+    """Count the distinct captions, those with a fault, and what became of the other lines.
+
+    Raises InputError if there is no caption.
+    """
     intake = Intake()
-    chars = [len(row["caption"]) for row in unique_samples(captions.records(), intake=intake)]
+    chars = []
+    for row in unique_samples(captions.records(), intake=intake):
+        chars.append(len(row["caption"]))
+        if fault and (reason := fault(row)):
+            intake.unfit.append({**row, "reason": reason})
     intake.require_captions(captions.path)
     return intake, Counted(len(chars), sum(chars) / len(chars))
 

@@ -59,12 +59,27 @@ def estimate(recipe: Recipe, captions: Captions, *, store: str) -> tuple[Intake,
     that would outgrow its budget.
     """
     FeatureStore.check(store, fingerprint=fingerprint.features(recipe))
-    intake, counted = count_captions(captions)
+    intake, counted = count_captions(captions, fault=_fault(recipe))
     hint = f"the first reasons: {intake.first_reasons()}"
-    _require_few_refused(len(intake.refused), intake.lines, recipe=recipe, hint=hint)
+    _require_few_refused(len(intake.refused) + len(intake.unfit), intake.lines, recipe=recipe, hint=hint)
     plan = plan_recipe(recipe, rows=counted.rows, caption_chars=counted.mean_chars)
     require_budget(plan, recipe=recipe)
     return intake, plan
+
+
+def _fault(recipe: Recipe) -> Callable[[dict[str, Any]], str | None]:
+    """Says why a caption will be too long for the MLLM: its tokenizer alone can tell, before anything is computed."""
+    from x2i_platform.draws import prompt_limit
+    from x2i_platform.models.mllm import caption_tokens  # loads transformers
+
+    count = caption_tokens(recipe.mllm)
+
+    def fault(row: dict[str, Any]) -> str | None:
+        limit = prompt_limit(row["sample_id"], recipe=recipe)
+        tokens = count(row["caption"], limit)
+        return f"prompt of {tokens} tokens, at most {limit} can be used" if tokens > limit else None
+
+    return fault
 
 
 def describe(recipe: Recipe, captions: Captions, *, store: str) -> dict[str, Any]:
@@ -75,6 +90,7 @@ def describe(recipe: Recipe, captions: Captions, *, store: str) -> dict[str, Any
         "captions": len(intake.samples),
         "duplicates": intake.duplicates,
         "quarantined": len(intake.refused),
+        "too_long": len(intake.unfit),
         "not_read": captions.found.not_read,
         "plan": asdict(plan),
     }

@@ -31,9 +31,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "draws": {"features"},
     "stages": {"models", "features", "draws"},
     "distill": {"models", "features"},
-    "serving": {"fingerprint", "models", "registry"},
+    "serving": {"fingerprint", "models", "registry", "streams"},
     "pipelines": {
-        *("captions", "recipes", "fingerprint", "models", "features", "stages", "distill", "registry"),
+        *("captions", "recipes", "fingerprint", "models", "features", "draws", "stages", "distill", "registry"),
         *("serving", "evaluation", "mini", "pipelines"),
     },
     "cli": {"console", "options", "captions", "recipes", "models", "registry", "pipelines"},

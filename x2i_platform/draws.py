@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from x2i_platform.config import MLLMConfig, States, TargetsConfig
+from x2i_platform.config import MLLMConfig, Recipe, States, TargetsConfig
 from x2i_platform.features.schema import sample_seed
 
 
@@ -17,6 +17,15 @@ def states_kind(sample_id: str, *, config: MLLMConfig) -> States:
     if config.states != "mixed":
         return config.states
     return "answer" if sample_seed(sample_id, seed=0, purpose="states") % 2 else "prompt"
+
+
+def prompt_limit(sample_id: str, *, recipe: Recipe) -> int:
+    """Tokens that a caption may have in the MLLM's templates.
+
+    What the MLLM was asked to take; where AlignNet learns from the prompt's own states, also what the teacher takes.
+    """
+    learns = states_kind(sample_id, config=recipe.mllm) == "prompt" and recipe.alignnet.padding != "none"
+    return min(recipe.mllm.max_tokens, recipe.teacher.text_tokens) if learns else recipe.mllm.max_tokens
 
 
 def draw_tokens(sample_id: str, *, config: TargetsConfig, num_text: int, num_image: int) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from random_models import THREE_CAPTIONS
 
 from x2i_platform.config import MLLMConfig
 from x2i_platform.errors import WeightsError, X2IError
-from x2i_platform.models.mllm import MLLM, PromptTooLong
+from x2i_platform.models.mllm import MLLM, PromptTooLong, caption_tokens
 from x2i_platform.models.prompts import Prompt
 
 STRANGE = [
@@ -181,3 +181,11 @@ def test_a_tokenizer_without_chat_template_is_refused(llama_folder: Path, tmp_pa
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     plain = MLLM.load(config)
     assert plain.tokenizer.decode(plain.tokenize(["a red circle"])[0]) == "a red circle"
+
+
+def test_the_tokenizer_alone_counts_what_the_model_would_read(mllm: MLLM, mllm_config: MLLMConfig) -> None:
+    count = caption_tokens(mllm_config)
+    for caption in (*THREE_CAPTIONS, *STRANGE, "<|im_end|>"):
+        tokens = len(mllm.tokenize([caption])[0])
+        assert count(caption, 0) == tokens
+        assert count(caption, 10_000) >= tokens

@@ -19,7 +19,7 @@ import pytest
 from random_models import CAPTIONS, RANDOM
 
 from pipelines import RECIPES
-from pipelines.precompute import Report, estimate, run
+from pipelines.precompute import Report, describe, estimate, run
 from x2i_platform.captions import Captions
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError, StoreError, WeightsError
@@ -99,6 +99,10 @@ def test_what_can_be_refused_is_refused_before_anything_is_written(tmp_path: Pat
         InputError, match=r"3 of 4 lines .*: .*captions.txt:2: caption holds a NUL.*; .*:4: caption of "
     ):
         estimate(recipe(), Captions(str(path)), store=str(store))
+    path.write_text("\n".join([*first_captions(2), "very small " * 200]))
+    with pytest.raises(InputError, match=r"1 of 3 lines .*captions.txt:3: prompt of \d+ tokens, at most \d+ can be"):
+        estimate(recipe(), Captions(str(path)), store=str(store))
+    assert describe(recipe("store.max_quarantine_share=0.5"), Captions(str(path)), store=str(store))["too_long"] == 1
     path.write_text("nul\0\n\n")
     with pytest.raises(InputError, match=r"no caption in 1 lines: .*captions.txt:1: caption holds a NUL"):
         estimate(recipe(), Captions(str(path)), store=str(store))

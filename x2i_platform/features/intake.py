@@ -28,6 +28,8 @@ class Intake:
     samples: set[str] = field(default_factory=set)
     """Ids of the distinct captions read, whether they are new to the store or known."""
     new_samples: int = 0
+    unfit: list[Row] = field(default_factory=list)
+    """Captions that a stage will quarantine, as far as that is known beforehand."""
 
     def require_captions(self, path: str) -> None:
         """Raise InputError, with the first reasons, if there is not one caption."""
@@ -38,7 +40,7 @@ class Intake:
     def first_reasons(self) -> str:
         """Different reasons why records were refused, each with the place of the first."""
         first: dict[str, Row] = {}
-        for row in self.refused:
+        for row in (*self.refused, *self.unfit):
             first.setdefault(row["reason"], row)
         shown = itertools.islice(first.values(), SHOWN_REASONS)
         return "; ".join(f"{row['source']}:{row['line']}: {row['reason']}" for row in shown)

@@ -9,7 +9,7 @@ Shape suffixes: B batch, C layers + 1 (the embedding output first, the last afte
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -58,6 +58,24 @@ class Family:
 
 FAMILIES = {"qwen2_5_vl": Family(token_types=True, whole=transformers.Qwen2_5_VLForConditionalGeneration)}
 TEXT_ONLY = Family(token_types=False, whole=transformers.AutoModelForCausalLM)
+
+
+def caption_tokens(config: MLLMConfig) -> Callable[[str, int], int]:
+    """What counts a caption's tokens in the recipe's templates, without the model: `count(caption, limit)`.
+
+    Where the caption's bytes show that it is within the limit it gives an upper bound, without tokenizing. Raises as
+    `MLLM.load` does; what it gives raises InputError for a caption that can't be read.
+    """
+    folder = locate(config.model, revision=config.revision)
+    tokenizer = load_part(transformers.AutoTokenizer, folder)
+    around = len(text_inputs(Prompt.of(" "), tokenizer=tokenizer).ids)
+
+    def count(caption: str, limit: int) -> int:
+        text = config.template.format(caption=caption)
+        at_most = around + len(text.encode())  # no token is less than a byte
+        return at_most if at_most <= limit else len(text_inputs(Prompt.of(text), tokenizer=tokenizer).ids)
+
+    return count
 
 
 class MLLM:

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import fsspec
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from x2i_platform.config import Count, GenerateConfig, States, digest
 from x2i_platform.errors import InputError
+from x2i_platform.streams import opened, refusing
 
 OTHER_NAMES = {
     "guidance_scale": "guidance",
@@ -97,14 +97,11 @@ class Numbered:
 def read_requests(path: str) -> Iterator[Numbered]:
     """All non-empty lines of a JSON Lines file, gzipped or not. Raises InputError if it can't be read or holds none."""
     empty = True
-    try:
-        with fsspec.open(path, "rb", compression="infer") as handle:
-            for number, raw in enumerate(handle, start=1):
-                if raw.strip():
-                    empty = False
-                    yield _parsed(number, raw)
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"requests '{path}' can't be read: {error}") from None
+    with opened(path, what="requests") as handle, refusing(f"requests '{path}' can't be read"):
+        for number, raw in enumerate(handle, start=1):
+            if raw.strip():
+                empty = False
+                yield _parsed(number, raw)
     if empty:
         raise InputError(f"requests '{path}' hold no line")
 
