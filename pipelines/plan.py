@@ -6,29 +6,18 @@ its length, and so are the rows of table `mllm`. An answer is taken to be as lon
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from fractions import Fraction
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from pipelines.costs import Costs
 from x2i_platform.captions import Captions, Reading
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError
 from x2i_platform.features.intake import Intake, Row, unique_samples
-from x2i_platform.features.schema import MLLM, TARGETS, TEXT
-from x2i_platform.models import flops
-from x2i_platform.models.catalog import MLLMEntry, TeacherEntry, mllm_entry, teacher_entry
-from x2i_platform.models.taps import Tap, select_taps
 from x2i_platform.recipes import nearest
 
-DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-CHARS_PER_TOKEN = 3.5
-"""English under a byte-pair vocabulary has about 4; a little less keeps the estimate on the safe side."""
-CHAT_TOKENS = 16
-"""Tokens a chat template adds around the user turn, system prompt left out."""
 DEFAULT_CAPTION_CHARS = 60
-ROW_OVERHEAD_BYTES = 300
 MFU = 0.4
 """Share of a GPU's peak that large matrix products reach in practice, data movement included; an assumption."""
 
@@ -99,14 +88,13 @@ def plan_recipe(
     """Price a recipe for a number of captions. Raises ConfigError for an unknown GPU or model."""
     if gpu not in GPUS:
         raise ConfigError(f"unknown GPU '{gpu}'{nearest(gpu, GPUS)}")
-    tables = tuple(
-        TablePlan(table, size, size * rows)
-        for table, size in _bytes_per_row(recipe, caption_chars=caption_chars).items()
-    )
-    teacher, student = _teacher_flops(recipe, caption_chars=caption_chars), _student_flops(recipe)
+    costs = Costs.of(recipe, caption_chars=caption_chars)
+    tables = tuple(TablePlan(table, size, size * rows) for table, size in costs.bytes_per_row().items())
+    teacher, student = costs.teacher_flops(), costs.student_flops()
     train_samples = recipe.train.steps * recipe.train.batch_size
     flops_per_hour = GPUS[gpu] * 1e12 * MFU * 3600
-    train = train_samples * student + recipe.train.warm_start_steps * recipe.train.batch_size * _alignnet_flops(recipe)
+    warm_start = recipe.train.warm_start_steps * recipe.train.batch_size * costs.alignnet_flops()
+    train = train_samples * student + warm_start
     precompute_hours, train_hours = rows * teacher / flops_per_hour, train / flops_per_hour
     return Plan(
         recipe=recipe.name,
@@ -146,14 +134,15 @@ def require_budget(plan: Plan, *, recipe: Recipe) -> None:
 
 def _fitting_targets(plan: Plan, *, recipe: Recipe) -> Iterator[str]:
     """The mildest change to the targets that fits the budget, as `--set` options; nothing where none does."""
-    text, image = _kept(recipe)
+    costs = Costs.of(recipe, caption_chars=plan.caption_chars)
+    text, image = costs.tokens_kept()
     for halvings in range(max(text, image).bit_length()):
         change: dict[str, str | int] = {} if recipe.targets.codec == "int8" else {"codec": "int8"}
         if halvings:
             change |= {"text_tokens": max(1, text >> halvings), "image_tokens": max(1, image >> halvings)}
         smaller = recipe.model_copy(update={"targets": recipe.targets.model_copy(update=change)})
-        total = plan_recipe(smaller, rows=plan.rows, caption_chars=plan.caption_chars).total_bytes
-        if total <= recipe.store.byte_budget:
+        bytes_per_row = sum(replace(costs, recipe=smaller).bytes_per_row().values())
+        if bytes_per_row * plan.rows <= recipe.store.byte_budget:
             yield " ".join(f"--set targets.{name}={value}" for name, value in change.items())
             return
 
@@ -179,90 +168,3 @@ def count_captions(captions: Captions, *, fault: Callable[[Row], str | None] | N
             intake.unfit.append({**row, "reason": reason})
     intake.require_captions(captions.path)
     return intake, Counted(len(chars), sum(chars) / len(chars))
-
-
-def mllm_tokens(recipe: Recipe, *, caption_chars: float) -> int:
-    """A guess of the tokens the MLLM sees of a caption, never above what the recipe lets pass."""
-    if recipe.alignnet.padding == "reference":
-        return recipe.teacher.text_tokens
-    template_chars = len(recipe.mllm.template.format(caption=""))
-    guess = CHAT_TOKENS + math.ceil((template_chars + caption_chars) / CHARS_PER_TOKEN)
-    return min(guess, recipe.mllm.max_tokens)
-
-
-def answering_share(recipe: Recipe) -> Fraction:
-    """Share of the captions whose states are those of the MLLM's answer."""
-    return {"prompt": Fraction(0), "mixed": Fraction(1, 2), "answer": Fraction(1)}[recipe.mllm.states]
-
-
-def _entries(recipe: Recipe) -> tuple[TeacherEntry, MLLMEntry]:
-    teacher = teacher_entry(recipe.teacher.model, revision=recipe.teacher.revision)
-    return teacher, mllm_entry(recipe.mllm.model, revision=recipe.mllm.revision)
-
-
-def _bytes_per_row(recipe: Recipe, *, caption_chars: float) -> dict[str, int]:
-    teacher, mllm = _entries(recipe)
-    dit, config = teacher.dit, recipe.teacher
-    text = (config.text_tokens * dit.joint_dim + dit.pooled_dim) * DTYPE_BYTES[config.dtype]
-    share = answering_share(recipe)
-    tokens = (1 - share) * mllm_tokens(recipe, caption_chars=caption_chars) + share * recipe.mllm.answer_tokens
-    states = math.ceil(mllm.dims.num_states * tokens * mllm.dims.hidden_size * DTYPE_BYTES[recipe.mllm.dtype])
-    targets = sum(
-        _tap_bytes(tap, recipe=recipe, width=dit.inner_dim) + ROW_OVERHEAD_BYTES
-        for tap in select_taps(dit.tap_names, recipe.targets.taps)
-    )
-    if config.canvas == "estimate":
-        targets += dit.num_image_tokens(config.resolution) * dit.in_channels * 2
-    return {TEXT: text + ROW_OVERHEAD_BYTES, MLLM: states + ROW_OVERHEAD_BYTES, TARGETS: targets}
-
-
-def _tap_bytes(tap: str, *, recipe: Recipe, width: int) -> int:
-    text, image = _kept(recipe)
-    tokens = Tap.named(tap).num_tokens(text=text, image=image)
-    if recipe.targets.codec == "int8":
-        return tokens * width + 2 * width  # and a float16 scale a channel
-    return tokens * width * 2
-
-
-def _kept(recipe: Recipe) -> tuple[int, int]:
-    """Text and image tokens stored a caption."""
-    have = {
-        "text_tokens": recipe.teacher.text_tokens,
-        "image_tokens": _entries(recipe)[0].dit.num_image_tokens(recipe.teacher.resolution),
-    }
-    asked = {name: getattr(recipe.targets, name) for name in have}
-    kept = {name: have[name] if count == "all" else min(count, have[name]) for name, count in asked.items()}
-    return kept["text_tokens"], kept["image_tokens"]
-
-
-def _teacher_flops(recipe: Recipe, *, caption_chars: float) -> int:
-    teacher, mllm = _entries(recipe)
-    image_tokens = teacher.dit.num_image_tokens(recipe.teacher.resolution)
-    text_tokens = recipe.teacher.text_tokens
-    forwards = 2 if recipe.teacher.canvas == "estimate" else 1
-    share, prompt_tokens = answering_share(recipe), mllm_tokens(recipe, caption_chars=caption_chars)
-    prefill = flops.mllm_prefill(mllm.dims, tokens=prompt_tokens)
-    answer = flops.mllm_answer(mllm.dims, prompt_tokens=prompt_tokens, answer_tokens=recipe.mllm.answer_tokens)
-    return (
-        flops.t5_forward(teacher.t5, tokens=text_tokens)
-        + forwards * flops.dit_forward(teacher.dit, image_tokens=image_tokens, text_tokens=text_tokens)
-        + math.ceil((1 - share) * prefill + share * answer)
-    )
-
-
-def _student_flops(recipe: Recipe) -> int:
-    dit = _entries(recipe)[0].dit
-    sizes = {
-        "image_tokens": dit.num_image_tokens(recipe.teacher.resolution),
-        "text_tokens": recipe.teacher.text_tokens,
-    }
-    # Checkpointed blocks are computed a second time in the backward pass.
-    forwards = 2 if recipe.train.gradient_checkpointing else 1
-    through_dit = forwards * flops.dit_forward(dit, **sizes) + flops.dit_backward_to_activations(dit, **sizes)
-    return through_dit + _alignnet_flops(recipe)
-
-
-def _alignnet_flops(recipe: Recipe) -> int:
-    """Forward and backward of one sample: all that a step of the warm start takes."""
-    teacher, mllm = _entries(recipe)
-    return 3 * flops.alignnet(recipe.alignnet, mllm=mllm.dims, dit=teacher.dit, tokens=recipe.teacher.text_tokens)

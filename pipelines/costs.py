@@ -1,0 +1,118 @@
+"""What one caption costs at a recipe's sizes: bytes in each table, FLOPs of the teacher's side and of the student's."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+
+from x2i_platform.config import Recipe
+from x2i_platform.features.schema import MLLM, TARGETS, TEXT
+from x2i_platform.models import flops
+from x2i_platform.models.catalog import MLLMEntry, TeacherEntry, mllm_entry, teacher_entry
+from x2i_platform.models.taps import Tap, select_taps
+
+DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+CHARS_PER_TOKEN = 3.5
+"""English under a byte-pair vocabulary has about 4; a little less keeps the estimate on the safe side."""
+CHAT_TOKENS = 16
+"""Tokens a chat template adds around the user turn, system prompt left out."""
+ROW_OVERHEAD_BYTES = 300
+
+
+@dataclass(frozen=True)
+class Costs:
+    """A recipe, with the sizes of its two models. They are read once."""
+
+    recipe: Recipe
+    teacher: TeacherEntry
+    mllm: MLLMEntry
+    caption_chars: float
+    """Mean length of a caption."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, *, caption_chars: float) -> Costs:
+        """Raises as `teacher_entry` does for a model of which nothing is known."""
+        return cls(
+            recipe,
+            teacher_entry(recipe.teacher.model, revision=recipe.teacher.revision),
+            mllm_entry(recipe.mllm.model, revision=recipe.mllm.revision),
+            caption_chars,
+        )
+
+    def bytes_per_row(self) -> dict[str, int]:
+        """By table."""
+        dit, config, mllm = self.teacher.dit, self.recipe.teacher, self.mllm.dims
+        text = (config.text_tokens * dit.joint_dim + dit.pooled_dim) * DTYPE_BYTES[config.dtype]
+        tokens = (1 - self._answering) * self._prompt_tokens + self._answering * self.recipe.mllm.answer_tokens
+        states = math.ceil(mllm.num_states * tokens * mllm.hidden_size * DTYPE_BYTES[self.recipe.mllm.dtype])
+        taps = select_taps(dit.tap_names, self.recipe.targets.taps)
+        targets = sum(self._tap_bytes(Tap.named(name)) + ROW_OVERHEAD_BYTES for name in taps)
+        if config.canvas == "estimate":
+            targets += self._image_tokens * dit.in_channels * 2
+        return {TEXT: text + ROW_OVERHEAD_BYTES, MLLM: states + ROW_OVERHEAD_BYTES, TARGETS: targets}
+
+    def tokens_kept(self) -> tuple[int, int]:
+        """Text and image tokens of each tap that are stored."""
+        targets, text = self.recipe.targets, self.recipe.teacher.text_tokens
+        return (
+            text if targets.text_tokens == "all" else min(targets.text_tokens, text),
+            self._image_tokens if targets.image_tokens == "all" else min(targets.image_tokens, self._image_tokens),
+        )
+
+    def teacher_flops(self) -> int:
+        """What `precompute` computes: T5, the DiT's forward, and the MLLM."""
+        text_tokens = self.recipe.teacher.text_tokens
+        forward = flops.dit_forward(self.teacher.dit, image_tokens=self._image_tokens, text_tokens=text_tokens)
+        prefill = flops.mllm_prefill(self.mllm.dims, tokens=self._prompt_tokens)
+        answer = flops.mllm_answer(
+            self.mllm.dims, prompt_tokens=self._prompt_tokens, answer_tokens=self.recipe.mllm.answer_tokens
+        )
+        return (
+            flops.t5_forward(self.teacher.t5, tokens=text_tokens)
+            # The teacher's estimate, where it is the canvas, takes a forward of its own.
+            + (2 if self.recipe.teacher.canvas == "estimate" else 1) * forward
+            + math.ceil((1 - self._answering) * prefill + self._answering * answer)
+        )
+
+    def student_flops(self) -> int:
+        """What a sample of distillation computes: AlignNet, the DiT's forward, and the way back through both."""
+        sizes = {"image_tokens": self._image_tokens, "text_tokens": self.recipe.teacher.text_tokens}
+        # Checkpointed blocks are computed a second time in the backward pass.
+        forward = (2 if self.recipe.train.gradient_checkpointing else 1) * flops.dit_forward(self.teacher.dit, **sizes)
+        backward = flops.dit_backward_to_activations(self.teacher.dit, **sizes)
+        return forward + backward + self.alignnet_flops()
+
+    def alignnet_flops(self) -> int:
+        """Forward and backward of AlignNet alone: all that a sample of the warm start takes."""
+        forward = flops.alignnet(
+            self.recipe.alignnet,
+            mllm=self.mllm.dims,
+            dit=self.teacher.dit,
+            tokens=self.recipe.teacher.text_tokens,
+        )
+        return 3 * forward
+
+    @property
+    def _image_tokens(self) -> int:
+        return self.teacher.dit.num_image_tokens(self.recipe.teacher.resolution)
+
+    @property
+    def _answering(self) -> Fraction:
+        """Share of the captions whose states are those of the MLLM's answer."""
+        return {"prompt": Fraction(0), "mixed": Fraction(1, 2), "answer": Fraction(1)}[self.recipe.mllm.states]
+
+    @property
+    def _prompt_tokens(self) -> int:
+        """A guess of the tokens the MLLM sees of a caption, never above what the recipe lets pass."""
+        if self.recipe.alignnet.padding == "reference":
+            return self.recipe.teacher.text_tokens
+        template_chars = len(self.recipe.mllm.template.format(caption=""))
+        guess = CHAT_TOKENS + math.ceil((template_chars + self.caption_chars) / CHARS_PER_TOKEN)
+        return min(guess, self.recipe.mllm.max_tokens)
+
+    def _tap_bytes(self, tap: Tap) -> int:
+        text, image = self.tokens_kept()
+        tokens, width = tap.num_tokens(text=text, image=image), self.teacher.dit.inner_dim
+        # int8 has a float16 scale a channel beside it.
+        return (tokens + 2) * width if self.recipe.targets.codec == "int8" else tokens * width * 2
