@@ -6,12 +6,12 @@ its length, and so are the rows of table `mllm`. An answer is taken to be as lon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pipelines.costs import Costs
-from x2i_platform.captions import Captions, Reading
+from x2i_platform.captions import Captions, Reading, Record
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError
 from x2i_platform.features.intake import Intake, Row, unique_samples
@@ -72,7 +72,7 @@ def describe(
     """The plan for captions, or for a number of them."""
     if captions is None:
         return asdict(plan_recipe(recipe, rows=rows or 0, gpu=gpu, price=price))
-    _, counted = count_captions(captions)
+    _, counted = count_captions(captions.records(), path=captions.path)
     plan = plan_recipe(recipe, rows=counted.rows, caption_chars=counted.mean_chars, gpu=gpu, price=price)
     return {**asdict(plan), "not_read": captions.found.not_read}
 
@@ -155,16 +155,18 @@ class Counted:
     mean_chars: float
 
 
-def count_captions(captions: Captions, *, fault: Callable[[Row], str | None] | None = None) -> tuple[Intake, Counted]:
+def count_captions(
+    records: Iterable[Record], *, path: str, fault: Callable[[Row], str | None] | None = None
+) -> tuple[Intake, Counted]:
     """Count the distinct captions, those with a fault, and what became of the other lines.
 
     Raises InputError if there is no caption.
     """
     intake = Intake()
     chars = []
-    for row in unique_samples(captions.records(), intake=intake):
+    for row in unique_samples(records, intake=intake):
         chars.append(len(row["caption"]))
         if fault and (reason := fault(row)):
             intake.unfit.append({**row, "reason": reason})
-    intake.require_captions(captions.path)
+    intake.require_captions(path)
     return intake, Counted(len(chars), sum(chars) / len(chars))

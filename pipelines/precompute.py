@@ -8,7 +8,7 @@ once; running the same command again is the only recovery there is.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,13 +19,13 @@ from ray.exceptions import RayError
 from pipelines.plan import Plan, count_captions, plan_recipe, require_budget
 from pipelines.ray_session import Need, bounded_restarts, explained, ray_session
 from x2i_platform import fingerprint
-from x2i_platform.captions import Captions
+from x2i_platform.captions import Captions, KeptRecords, Record
 from x2i_platform.config import Recipe
 from x2i_platform.errors import InputError, X2IError, from_text, to_text
 from x2i_platform.features.intake import Intake
 from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.schema import FEATURE_TABLES, SAMPLES, STAGE_ORDER
-from x2i_platform.features.store import FeatureStore, Manifest
+from x2i_platform.features.store import FeatureStore, Fingerprint, Manifest
 
 Progress = Callable[[int, int], None]
 """Called with samples done and samples to do."""
@@ -58,8 +58,14 @@ def estimate(recipe: Recipe, captions: Captions, *, store: str) -> tuple[Intake,
     Raises InputError for captions that can't be used, StoreError for a store of another recipe, ConfigError for a store
     that would outgrow its budget.
     """
-    FeatureStore.check(store, fingerprint=fingerprint.features(recipe))
-    intake, counted = count_captions(captions, fault=_fault(recipe))
+    return _estimate(recipe, captions.records(), path=captions.path, store=store, made_by=fingerprint.features(recipe))
+
+
+def _estimate(
+    recipe: Recipe, records: Iterable[Record], *, path: str, store: str, made_by: Fingerprint
+) -> tuple[Intake, Plan]:
+    FeatureStore.check(store, fingerprint=made_by)
+    intake, counted = count_captions(records, path=path, fault=_fault(recipe))
     hint = f"the first reasons: {intake.first_reasons()}"
     _require_few_refused(len(intake.refused) + len(intake.unfit), intake.lines, recipe=recipe, hint=hint)
     plan = plan_recipe(recipe, rows=counted.rows, caption_chars=counted.mean_chars)
@@ -99,10 +105,12 @@ def describe(recipe: Recipe, captions: Captions, *, store: str) -> dict[str, Any
 def run(recipe: Recipe, captions: Captions, *, store: str, address: str | None, on_progress: Progress) -> Report:
     """Precompute every table of the store for these captions; continues where an earlier run stopped."""
     started = time.monotonic()
-    estimate(recipe, captions, store=store)
-    features = FeatureStore.create(store, fingerprint=fingerprint.features(recipe))
-    features.files.sweep()
-    intake = plan_shards(features, captions.records(), samples_per_shard=recipe.store.samples_per_shard)
+    made_by = fingerprint.features(recipe)
+    with KeptRecords(captions.records()) as records:
+        _estimate(recipe, records, path=captions.path, store=store, made_by=made_by)
+        features = FeatureStore.create(store, fingerprint=made_by)
+        features.files.sweep()
+        intake = plan_shards(features, records, samples_per_shard=recipe.store.samples_per_shard)
     sizes = _pending(features.manifest())
     done = 0
     if sizes:

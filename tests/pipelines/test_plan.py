@@ -128,12 +128,12 @@ def test_a_budget_no_setting_fits_offers_none() -> None:
 def test_captions_are_counted_once_each(tmp_path: Path) -> None:
     path = tmp_path / "captions.txt"
     path.write_text("aaaa\nbb\n\naaaa\n", encoding="utf-8")
-    intake, counted = count_captions(Captions(str(path)))
+    intake, counted = count_captions(Captions(str(path)).records(), path=str(path))
     assert (intake.lines, intake.duplicates) == (3, 1)
     assert (counted.rows, counted.mean_chars) == (2, 3.0)
     path.write_text("\n \n", encoding="utf-8")
     with pytest.raises(InputError, match="hold no caption"):
-        count_captions(Captions(str(path)))
+        count_captions(Captions(str(path)).records(), path=str(path))
 
 
 def test_planning_loads_no_torch() -> None:

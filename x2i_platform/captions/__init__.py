@@ -17,6 +17,7 @@ import pyarrow as pa
 from x2i_platform.captions.files import Found, ending_of, find_files
 from x2i_platform.captions.json_documents import read_json
 from x2i_platform.captions.json_values import read_json_lines
+from x2i_platform.captions.kept import KeptRecords
 from x2i_platform.captions.normal import normalised
 from x2i_platform.captions.parquet import read_parquet
 from x2i_platform.captions.records import COLUMNS, MAX_CAPTION_CHARS, MAX_CHARS, PLAIN, SHOWN_CHARS, Reading, Record
@@ -33,6 +34,7 @@ __all__ = [
     "SHOWN_CHARS",
     "Captions",
     "Found",
+    "KeptRecords",
     "Reading",
     "Record",
     "normalised",
