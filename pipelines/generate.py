@@ -22,10 +22,10 @@ from ray.exceptions import RayError
 from pipelines.ray_session import Need, bounded_restarts, explained, ray_session
 from x2i_platform import fingerprint
 from x2i_platform.config import GenerateConfig, Recipe, digest
-from x2i_platform.errors import X2IError, from_text, redacted, to_text
+from x2i_platform.errors import ClusterError, X2IError, from_text, redacted, to_text
 from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.features.files import Files
-from x2i_platform.models.devices import choose_device
+from x2i_platform.models.devices import NOT_A_ROWS_FAULT, choose_device
 from x2i_platform.models.weights import identity
 from x2i_platform.recipes import override
 from x2i_platform.serving.api import text_chunks
@@ -107,17 +107,26 @@ class GeneratorActor:
         return {"line": [row["line"] for row in rows], "error": errors, "refusal": [self.refusal] * len(rows)}
 
     def _make(self, rows: list[dict[str, Any]]) -> list[str]:
-        """Why each row failed. A line that fails is tried alone, so that it takes no neighbour with it."""
+        """Why each row failed. A line that fails is tried alone, so that it takes no neighbour with it.
+
+        A fault that is no row's becomes the actor's refusal.
+        """
         wanted = [ImageRequest(row["prompt"], row["seed"], GenerateConfig(**row["settings"])) for row in rows]
         try:
             images = self.generator.generate(wanted)
+            for row, image in zip(rows, images, strict=True):
+                self.files.publish(row["file"], png_bytes(image, row))
+        except NOT_A_ROWS_FAULT as error:
+            self.refusal = to_text(error if isinstance(error, X2IError) else ClusterError(_reason(error)))
         except (X2IError, ValueError, RuntimeError) as error:  # a canvas too large for the GPU is a RuntimeError
             if len(rows) > 1:
                 return [message for row in rows for message in self._make([row])]
-            return [" ".join(f"{'' if isinstance(error, X2IError) else type(error).__name__} {error}".split())]
-        for row, image in zip(rows, images, strict=True):
-            self.files.publish(row["file"], png_bytes(image, row))
+            return [_reason(error)]
         return [""] * len(rows)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{'' if isinstance(error, X2IError) else type(error).__name__} {error}".split())
 
 
 def png_bytes(image: Image.Image, row: dict[str, Any]) -> bytes:

@@ -263,13 +263,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def differences(ours: dict[str, Any], theirs: dict[str, Any], *, prefix: str = "") -> list[str]:
-    """Names of the fields in which two nested dicts differ, with both values: `a.b: 1, not 2`."""
+def differences(ours: dict[str, Any], theirs: dict[str, Any], *, where: str, prefix: str = "") -> list[str]:
+    """Names of the fields in which two nested dicts differ, with both values; `where` says where theirs stand."""
     found: list[str] = []
     for key in sorted(ours.keys() | theirs.keys()):
         left, right, name = ours.get(key), theirs.get(key), f"{prefix}{key}"
         if isinstance(left, dict) and isinstance(right, dict):
-            found += differences(left, right, prefix=f"{name}.")
+            found += differences(left, right, where=where, prefix=f"{name}.")
         elif left != right:
-            found.append(f"{name}: {right!r} in the store, {left!r} asked for")
+            found.append(f"{name}: {right!r} {where}, {left!r} asked for")
     return found

@@ -26,22 +26,22 @@ from torch import Tensor
 
 from x2i_platform.config import Recipe
 from x2i_platform.draws import draw_tokens, states_kind
-from x2i_platform.errors import InputError, StoreError, WeightsError, X2IError, shown
+from x2i_platform.errors import InputError, StoreError, X2IError, shown
 from x2i_platform.features.codec import encode_int8, encode_raw
 from x2i_platform.features.reader import read_answers, read_samples, read_text
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, sample_seed
 from x2i_platform.features.store import Commit, FeatureStore
 from x2i_platform.features.writer import Row, ShardWriter, open_shard, tensor_columns
 from x2i_platform.models import mllm
-from x2i_platform.models.devices import choose_device
+from x2i_platform.models.devices import NOT_A_ROWS_FAULT, choose_device
 from x2i_platform.models.taps import Tap, attention_taps, select_taps
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextEncoders
 
 log = logging.getLogger(__name__)
 
-NOT_A_ROWS_FAULT = (WeightsError, StoreError, torch.OutOfMemoryError, torch.AcceleratorError, OSError)
-"""Errors that would hit the next row as well: they stop the shard instead of emptying it into quarantine."""
+STOPS_THE_SHARD = (*NOT_A_ROWS_FAULT, torch.OutOfMemoryError)
+"""Errors that must not empty it into quarantine: all rows are of one size, so memory is no row's fault either."""
 
 
 class UnfitAnswer(InputError):  # noqa: N818
@@ -112,7 +112,7 @@ class Stage(ABC):
         """Add the rows of some samples. Gives the errors of those that were quarantined."""
         try:
             results = self.compute(samples)
-        except NOT_A_ROWS_FAULT:
+        except STOPS_THE_SHARD:
             raise
         except (X2IError, ValueError, RuntimeError, IndexError) as error:
             if len(samples) == 1:

@@ -104,7 +104,7 @@ def test_a_key_is_there_once(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"model": "xyz"}, "model: 'abc' in the store, 'xyz' asked for"),
+        ({"model": "xyz"}, "model: 'abc' in the report, 'xyz' asked for"),
         ({"recipe": {"steps": 4, "taps": [1, 2]}}, "recipe.steps: 8"),
         ({"suites": ["english", "german"]}, "suites: ['english']"),
         ({"baseline": "teacher"}, "baseline: None"),

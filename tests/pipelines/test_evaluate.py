@@ -210,8 +210,8 @@ def test_another_evaluation_in_the_same_folder_is_refused(
     before, other = (out / "results.jsonl").read_bytes(), make_model(override(recipe, ["alignnet.fusion=mean"]))
     changes: tuple[tuple[str, dict[str, Any]], ...] = (
         (r"\(model: 'sha256:", {"folder": other}),
-        (r"\(settings\.guidance: 3\.5 in the store, 1\.0 asked for\)", {"overrides": ["generate.guidance=1"]}),
-        (r"\(baseline: 'teacher' in the store, 'sha256:", {"versus": Versus("other", other)}),
+        (r"\(settings\.guidance: 3\.5 in the report, 1\.0 asked for\)", {"overrides": ["generate.guidance=1"]}),
+        (r"\(baseline: 'teacher' in the report, 'sha256:", {"versus": Versus("other", other)}),
         (r"\(generation: ", {"overrides": ["alignnet.padding=none"]}),
     )
     for part, arguments in changes:

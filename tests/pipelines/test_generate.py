@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import cli
-from pipelines.generate import Report, run
+from pipelines.generate import GeneratorActor, Report, run
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ClusterError, ConfigError, InputError, WeightsError
+from x2i_platform.serving.generator import Generator
 
 NO_CLUSTER = "127.0.0.1:1"
 """Passing it proves that a run needed no Ray."""
@@ -179,3 +181,34 @@ def test_mistakes_are_found_before_a_cluster_is_asked_for(model_folder: Path, re
 def test_the_padding_enters_the_name_of_an_image(first: Report, model_folder: Path, requests: str, out: Path) -> None:
     with pytest.raises(ClusterError, match=NO_CLUSTER):  # there is something to make
         generate(model_folder, requests, out=out, address=NO_CLUSTER, overrides=("alignnet.padding=none",))
+
+
+@pytest.mark.parametrize(
+    ("fault", "refusal"),
+    [
+        (WeightsError("a broken model"), "WeightsError: a broken model"),
+        (torch.AcceleratorError("the device is lost"), "ClusterError: AcceleratorError the device is lost"),
+        (None, "StoreError: can't write "),
+    ],
+)
+def test_a_fault_that_is_no_lines_stops_the_run(
+    tmp_path: Path,
+    model_folder: Path,
+    mini_recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Exception | None,
+    refusal: str,
+) -> None:
+    def made(_: object, requests: list[object]) -> list[Image.Image]:
+        if fault:
+            raise fault
+        return [Image.new("RGB", (16, 16)) for _ in requests]
+
+    monkeypatch.setattr(Generator, "generate", made)
+    (tmp_path / "images").touch()  # a disk that takes nothing more looks the same
+    actor = GeneratorActor(str(model_folder), recipe=mini_recipe.model_dump(mode="json"), out=str(tmp_path))
+    row = {"line": 1, "prompt": "a", "seed": 1, "file": "images/1.png", "model": "m"}
+    batch = {"row": [json.dumps({**row, "settings": mini_recipe.generate.model_dump()})] * 2}
+    for _ in range(2):  # and it is not tried again
+        assert all(each.startswith(refusal) for each in actor(batch)["refusal"])
+        assert actor(batch)["error"] == ["", ""]

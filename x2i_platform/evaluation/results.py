@@ -148,7 +148,7 @@ def _require(ours: dict[str, Any], line: bytes, path: Path) -> None:
         raise StoreError(f"{path}:1: not the first line of a results log; choose another folder or delete the file")
     if theirs.get("format") != FORMAT:
         raise StoreError(f"results '{path}' have format {theirs.get('format')!r}; this version reads {FORMAT}")
-    if unequal := differences(ours["fingerprint"], theirs["fingerprint"]):
+    if unequal := differences(ours["fingerprint"], theirs["fingerprint"], where="in the report"):
         raise StoreError(
             f"results '{path}' are of another evaluation ({'; '.join(unequal)}); choose another folder or delete them"
         )

@@ -164,7 +164,7 @@ class FeatureStore:
     def require(self, fingerprint: Fingerprint) -> None:
         """Raise StoreError, naming the fields, unless the store was made with this fingerprint."""
         found = _read_header(self.files)
-        if found is not None and (unequal := differences(fingerprint, found)):
+        if found is not None and (unequal := differences(fingerprint, found, where="in the store")):
             raise StoreError(f"store '{self.files.url}' was made by another recipe: {'; '.join(unequal)}")
 
     def commits(self, tables: Iterable[str] = (SAMPLES, *FEATURE_TABLES)) -> list[Commit]:

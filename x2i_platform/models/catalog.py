@@ -48,8 +48,6 @@ class MLLMEntry:
     """Those of `parameters` that are never loaded; 0 where the head shares the embedding's weights."""
     fusion: Fusion | None = None
     """How AlignNet fuses its layers in the released training code; None where none was released."""
-    loads: bool = True
-    """False where its family is known not to load yet: its sizes serve a plan only."""
 
 
 TEACHERS: Mapping[str, TeacherEntry] = {
@@ -119,7 +117,6 @@ MLLMS: Mapping[str, MLLMEntry] = {
             parameters=3_712_564_224,
             lm_head_parameters=310_628_352,
             fusion="conv",
-            loads=False,
         ),
         MLLMEntry(
             model="OpenGVLab/InternVL2_5-1B",
@@ -128,7 +125,6 @@ MLLMS: Mapping[str, MLLMEntry] = {
             parameters=938_119_296,
             lm_head_parameters=135_899_904,
             fusion="scale",
-            loads=False,
         ),
         MLLMEntry(
             model="mini:qwen2.5-vl",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from x2i_platform.errors import ClusterError
+from x2i_platform.errors import ClusterError, StoreError, WeightsError
+
+NOT_A_ROWS_FAULT = (WeightsError, StoreError, torch.AcceleratorError, OSError)
+"""Errors that would hit the next row as well: a model, a disk or a device is broken, and the work must stop."""
 
 
 def choose_device(num_gpus: float) -> str:

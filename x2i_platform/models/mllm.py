@@ -67,6 +67,7 @@ def caption_tokens(config: MLLMConfig) -> Callable[[str, int], int]:
     `MLLM.load` does; what it gives raises InputError for a caption that can't be read.
     """
     folder = locate(config.model, revision=config.revision)
+    _family(read_config(folder), model=config.model)
     tokenizer = load_part(transformers.AutoTokenizer, folder)
     around = len(text_inputs(Prompt.of(" "), tokenizer=tokenizer).ids)
 
