@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from PIL import Image, ImageChops
 
@@ -210,6 +211,30 @@ def test_a_cluster_that_serves_already_is_left_alone(server: Server, ray_cluster
     with pytest.raises(ClusterError, match="runs Ray Serve already"):
         serve(server.model, port=free_port(), address=ray_cluster)
     assert server.http.get("/health").status_code == 200
+
+
+@pytest.mark.slow
+def test_without_a_replica_requests_fail_fast_and_the_next_replica_is_the_same_model(
+    server: Server, ray_cluster: str
+) -> None:
+    before = server.http.get("/ready").json()
+    [replica] = [
+        process
+        for process in psutil.process_iter()
+        if "ServeReplica:x2i-platform:ImageModel" in process.name() + " ".join(process.cmdline())
+        and f"--gcs-address={ray_cluster}" in " ".join(psutil.Process(process.ppid()).cmdline())
+    ]
+    replica.kill()
+    statuses = []
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while (not statuses or statuses[-1] != 503) and time.monotonic() < deadline:
+        statuses.append(server.http.get("/ready").status_code)
+    answer = server.post(prompt="a red circle")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    assert answer.json()["error"]["message"] == "no replica of the model is running; try again later"
+    wait_until_ready(server.http, server.process)
+    assert server.http.get("/ready").json() == before
+    assert server.post(prompt="a red circle").status_code == 200
 
 
 def test_sigterm_ends_the_service_cleanly_and_frees_the_port(server: Server) -> None:
