@@ -26,7 +26,7 @@ from pipelines import RECIPES
 from x2i_platform.mini import captions_path
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims
 from x2i_platform.models.catalog import dit_dims, mllm_dims
-from x2i_platform.models.released import save_alignnet
+from x2i_platform.models.model_folder import save_alignnet
 from x2i_platform.recipes import load
 
 X2I = [sys.executable, "-c", "from cli import main; main()"]

@@ -23,9 +23,9 @@ from x2i_platform.evaluation.statistics import Row
 from x2i_platform.mini import captions_path
 from x2i_platform.mini.checkpoints import MANIFEST, digests, trained_folder
 from x2i_platform.mini.suites import DEFAULT_SUITES
+from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.recipes import load
 from x2i_platform.registry.models import resolve
-from x2i_platform.serving.generator import read_recipe
 
 RECIPE = "mini-full"
 NAME = "mini-alignnet"

@@ -26,11 +26,12 @@ from x2i_platform.evaluation.statistics import Row
 from x2i_platform.mini import captions_path
 from x2i_platform.mini.suites import DEFAULT_SUITES
 from x2i_platform.models.devices import choose_device
+from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.prompts import Prompt
 from x2i_platform.recipes import load
 from x2i_platform.registry.models import resolve
 from x2i_platform.registry.tracking import check_tracking_uri
-from x2i_platform.serving.generator import Generator, ImageRequest, read_recipe
+from x2i_platform.serving.generator import Generator, ImageRequest
 
 MODEL = "mini-demo"
 SHIPPED = "mini:alignnet"

@@ -34,8 +34,8 @@ from x2i_platform.errors import RegistryError, StoreError, TrainingError, X2IErr
 from x2i_platform.features.files import Files
 from x2i_platform.features.schema import MLLM, TEXT
 from x2i_platform.features.store import FeatureStore
+from x2i_platform.models.model_folder import CONFIG_FILE, WEIGHTS_FILE, write_recipe
 from x2i_platform.registry import tracking
-from x2i_platform.registry.artifacts import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 from x2i_platform.registry.card import TrainingFacts, model_card
 from x2i_platform.registry.models import ModelVersion, list_models, register, require_name, resolve
 
@@ -270,7 +270,7 @@ def _publish(
     with tempfile.TemporaryDirectory() as temporary:
         for name in (WEIGHTS_FILE, CONFIG_FILE):
             shutil.copy(folder / name, temporary)
-        Path(temporary, RECIPE_FILE).write_text(job.recipe.model_dump_json(indent=1), encoding="utf-8")
+        write_recipe(job.recipe, Path(temporary))
         return register(
             Path(temporary), name=destination.name, info=info, manifest_digest=job.manifest_digest, card=card
         )

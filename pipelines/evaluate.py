@@ -37,11 +37,12 @@ from x2i_platform.evaluation.results import ALL, Result, ResultLog
 from x2i_platform.evaluation.statistics import GateVerdict, Row, gate, summarise
 from x2i_platform.mini.suites import DEFAULT_SUITES
 from x2i_platform.models.devices import choose_device
+from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.prompts import Prompt, Video
 from x2i_platform.models.weights import identity
 from x2i_platform.recipes import load, override
 from x2i_platform.registry.evaluations import log_evaluation, record_gate
-from x2i_platform.serving.generator import Generator, read_recipe
+from x2i_platform.serving.generator import Generator
 
 RESULTS_FILE = "results.jsonl"
 MINI = "mini:"

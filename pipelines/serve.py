@@ -16,9 +16,9 @@ from ray import serve
 from pipelines.ray_keys import is_locked
 from pipelines.ray_session import Need, ray_session
 from x2i_platform.errors import ClusterError
+from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.registry import models
 from x2i_platform.serving.app import build
-from x2i_platform.serving.generator import read_recipe
 
 APPLICATION = "x2i-platform"
 OPEN_PORT = (

@@ -102,7 +102,7 @@ def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     from x2i_platform.models.alignnet import AlignNet, AlignNetDims
     from x2i_platform.models.catalog import dit_dims, mllm_dims
-    from x2i_platform.models.released import save_alignnet
+    from x2i_platform.models.model_folder import save_alignnet
 
     def make(recipe: Recipe, *, num_layers: int | None = None, prompt_dim: int | None = None) -> Path:
         dit, mllm = dit_dims(recipe.teacher.model), mllm_dims(recipe.mllm.model)

@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mini": {"models.torchvision_schemas"},
     "models": {"mini", "recipes"},
     "features": {"captions"},
-    "registry": {"mini.checkpoints"},
+    "registry": {"mini.checkpoints", "models.model_folder"},
     "evaluation": set(),
     "fingerprint": {"models", "features"},
     "draws": {"features"},

@@ -16,7 +16,7 @@ from x2i_platform.distill.data import Place
 from x2i_platform.distill.loop import learning_rate
 from x2i_platform.distill.validation import shared_out
 from x2i_platform.errors import TrainingError
-from x2i_platform.models.released import load_alignnet
+from x2i_platform.models.model_folder import load_alignnet
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from x2i_platform.config import AlignNetConfig
 from x2i_platform.errors import WeightsError
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims, pad_states
-from x2i_platform.models.released import export_released, from_state, import_checkpoint, load_alignnet, save_alignnet
+from x2i_platform.models.model_folder import load_alignnet, save_alignnet
+from x2i_platform.models.released import export_released, from_state, import_checkpoint
 
 DIMS = AlignNetDims(5, 48, text_tokens=12, prompt_dim=32, pooled_dim=8)
 T5_DIMS = AlignNetDims(5, 48, text_tokens=12, prompt_dim=32, pooled_dim=8, t5_heads=3, t5_head_dim=8)

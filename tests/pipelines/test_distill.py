@@ -28,9 +28,9 @@ from x2i_platform.errors import StoreError, TrainingError
 from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.schema import FEATURE_TABLES
 from x2i_platform.features.store import FeatureStore
+from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.recipes import load, override
 from x2i_platform.registry.models import resolve
-from x2i_platform.serving.generator import read_recipe
 from x2i_platform.stages import build_stage
 
 __all__ = ["mlflow_server"]

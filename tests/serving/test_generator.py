@@ -13,8 +13,9 @@ from PIL import Image
 
 from x2i_platform.config import GenerateConfig, Recipe
 from x2i_platform.errors import InputError, WeightsError
+from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.recipes import override
-from x2i_platform.serving.generator import Generator, ImageRequest, read_recipe
+from x2i_platform.serving.generator import Generator, ImageRequest
 
 SETTINGS = GenerateConfig(num_inference_steps=2, guidance=3.5, width=64, height=64)
 PROMPTS = ("a red circle", "a photo of two small green triangles left of a large blue square", "ring")

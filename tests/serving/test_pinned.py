@@ -10,11 +10,11 @@ import pytest
 
 from x2i_platform.config import Recipe
 from x2i_platform.errors import RegistryError, WeightsError
+from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.weights import locate
 from x2i_platform.recipes import override
 from x2i_platform.registry.models import register
 from x2i_platform.registry.tracking import start_or_resume
-from x2i_platform.serving.generator import read_recipe
 from x2i_platform.serving.pinned import fetch, pin_model
 
 

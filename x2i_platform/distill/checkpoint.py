@@ -22,7 +22,7 @@ from x2i_platform.config import Recipe
 from x2i_platform.distill.strategy import MOMENTS, OptimizerState
 from x2i_platform.errors import TrainingError
 from x2i_platform.models.alignnet import AlignNet
-from x2i_platform.models.released import save_alignnet
+from x2i_platform.models.model_folder import save_model
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ def save(folder: Path, state: TrainingState, *, alignnet: AlignNet, recipe: Reci
     save_file(tensors, folder / "training.safetensors")
     final = AlignNet(alignnet.config, dims=alignnet.dims)
     final.load_state_dict(state.ema or optimizer.weights)
-    save_alignnet(final, folder)
-    (folder / "recipe.json").write_text(recipe.model_dump_json(indent=1), encoding="utf-8")
+    save_model(final, folder, recipe=recipe)
     (folder / "state.json").write_text(json.dumps({"updates": optimizer.updates}), encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""AlignNet's weights on disk: the layouts X2I's authors released come in, our own folder goes in and out.
+"""AlignNet's weights in the layouts that X2I's authors released, in and out.
 
 Invariants: nothing is unpickled but tensors and plain values; a checkpoint is taken whole or refused with the first
 thing wrong in it; dtypes and bits survive every round trip; a file appears under its name only when it is complete.
@@ -6,28 +6,24 @@ thing wrong in it; dtypes and bits survive every round trip; a file appears unde
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from x2i_platform.config import AlignNetConfig, Fusion
 from x2i_platform.errors import WeightsError
 from x2i_platform.models.alignnet import LAYER_NORM_EPS, AlignNet, AlignNetDims
 
-WEIGHTS_FILE = "alignnet.safetensors"
-CONFIG_FILE = "config.json"
 WRAPPERS = ("state_dict", "module", "model", "model_state_dict")
 """Names under which trainers keep a state dict."""
 ANCHOR = "mlp.layernorm.weight"
@@ -61,9 +57,9 @@ def import_checkpoint(
     `reference` with 512 tokens, as the releases were trained. Raises WeightsError for anything else.
     """
     path = Path(path)
-    content = _read(path)
+    content = read_weights(path)
     content, released_config = _unwrapped(content, path=path)
-    state = _tensors(content, path=path)
+    state = tensors_of(content, path=path)
     num_layers = _num_layers(state, path=path, otherwise=num_layers or released_config.get("in_channels"))
     config, dims = _infer(state, path=path, num_layers=num_layers)
     dims = replace(dims, text_tokens=text_tokens)
@@ -88,43 +84,11 @@ def from_state(
 def export_released(alignnet: AlignNet, path: str | Path) -> Path:
     """Write the released `.bin` layout: a pickled state dict of bare tensors, loadable by X2I's own scripts."""
     path = Path(path)
-    state = _portable(alignnet)
-    return _publish(path, write=lambda temporary: torch.save(state, temporary))
+    state = portable(alignnet)
+    return publish_file(path, write=lambda temporary: torch.save(state, temporary))
 
 
-def save_alignnet(alignnet: AlignNet, folder: str | Path) -> Path:
-    """Write `alignnet.safetensors` and `config.json` into a folder, and return the folder.
-
-    The config is removed first and written last: a folder whose writing was cut short has none, and is refused.
-    """
-    folder = Path(folder)
-    (folder / CONFIG_FILE).unlink(missing_ok=True)
-    state = _portable(alignnet)
-    _publish(folder / WEIGHTS_FILE, write=lambda temporary: save_file(state, temporary))
-    text = json.dumps({"alignnet": alignnet.config.model_dump(), "dims": asdict(alignnet.dims)}, indent=2) + "\n"
-    _publish(folder / CONFIG_FILE, write=lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    return folder
-
-
-def load_alignnet(folder: str | Path, *, device: str | torch.device = "cpu") -> AlignNet:
-    """Read what `save_alignnet` wrote, in evaluation mode. Raises WeightsError naming the file that is wrong."""
-    folder = Path(folder)
-    config_path = folder / CONFIG_FILE
-    try:
-        document = json.loads(config_path.read_text(encoding="utf-8"))
-        config = AlignNetConfig.model_validate(document["alignnet"])
-        dims = TypeAdapter(AlignNetDims).validate_python(document["dims"])
-    except OSError as error:
-        raise WeightsError(f"no AlignNet in {folder}: {CONFIG_FILE} can't be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else repr(error)
-        raise WeightsError(f"{config_path} does not describe an AlignNet: {reason}") from error
-    weights_path = folder / WEIGHTS_FILE
-    state = _tensors(_read(weights_path), path=weights_path)
-    return from_state(config, dims=dims, state=state, source=str(weights_path)).to(device)
-
-
-def _read(path: Path) -> object:
+def read_weights(path: Path) -> object:
     """Content of a weights file through loaders that run no code."""
     if not path.is_file():
         raise WeightsError(f"no AlignNet weights at {path}: give a .bin, .pt or .safetensors file")
@@ -158,7 +122,7 @@ def _unwrapped(content: object, *, path: Path) -> tuple[object, Mapping[str, Any
     return content, config
 
 
-def _tensors(content: object, *, path: Path) -> StateDict:
+def tensors_of(content: object, *, path: Path) -> StateDict:
     """The state dict without what wrappers put before every name: `module.`, `_orig_mod.`, a trainer's attributes."""
     if not isinstance(content, dict) or not content:
         raise WeightsError(f"{path} holds {type(content).__name__}, not a state dict of AlignNet")
@@ -250,7 +214,7 @@ def _compare(alignnet: AlignNet, *, state: StateDict, source: str) -> None:
             )
 
 
-def _portable(alignnet: AlignNet) -> StateDict:
+def portable(alignnet: AlignNet) -> StateDict:
     """CPU tensors that own exactly their bytes, so that no file holds more than it shows."""
     return {
         key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -258,7 +222,7 @@ def _portable(alignnet: AlignNet) -> StateDict:
     }
 
 
-def _publish(path: Path, *, write: Callable[[Path], object]) -> Path:
+def publish_file(path: Path, *, write: Callable[[Path], object]) -> Path:
     """Write under a temporary name beside `path`, flush to disk, then take its place in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -19,11 +19,8 @@ from mlflow.types import Schema, TensorSpec
 from x2i_platform.cache import cache_folder
 from x2i_platform.config import digest
 from x2i_platform.errors import RegistryError
+from x2i_platform.models.model_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 
-WEIGHTS_FILE = "alignnet.safetensors"
-CONFIG_FILE = "config.json"
-CARD_FILE = "README.md"
-RECIPE_FILE = "recipe.json"
 PLAIN_SUFFIXES = {".safetensors", ".json", ".md", ".txt"}
 
 

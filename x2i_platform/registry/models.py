@@ -21,10 +21,8 @@ from mlflow.exceptions import MlflowException
 from x2i_platform.config import digest
 from x2i_platform.errors import RegistryError
 from x2i_platform.mini.checkpoints import folder_of
+from x2i_platform.models.model_folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from x2i_platform.registry.artifacts import (
-    CARD_FILE,
-    CONFIG_FILE,
-    WEIGHTS_FILE,
     content_digest,
     fetch,
     require_model,

@@ -16,7 +16,6 @@ from typing import Self
 
 import torch
 from PIL import Image
-from pydantic import ValidationError
 
 from x2i_platform.config import GenerateConfig, Recipe, States
 from x2i_platform.errors import WeightsError
@@ -24,10 +23,8 @@ from x2i_platform.models.alignnet import AlignNet, Conditioning, pad_states
 from x2i_platform.models.catalog import dit_dims
 from x2i_platform.models.image_pipeline import ImagePipeline
 from x2i_platform.models.mllm import MLLM
+from x2i_platform.models.model_folder import load_alignnet, read_recipe
 from x2i_platform.models.prompts import Prompt
-from x2i_platform.models.released import load_alignnet
-
-RECIPE_FILE = "recipe.json"
 
 
 @dataclass(frozen=True)
@@ -109,18 +106,3 @@ class Generator:
         states_BCSH, mask_BS = pad_states(encoded, text_tokens=text_tokens, padding=padding)
         conditioning: Conditioning = self.alignnet(states_BCSH, mask_BS=mask_BS)
         return conditioning
-
-
-def read_recipe(folder: Path) -> Recipe:
-    """The recipe a model folder was trained by. Raises WeightsError if it is missing or not a recipe."""
-    path = folder / RECIPE_FILE
-    try:
-        return Recipe.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise WeightsError(f"model folder '{folder}' has no {RECIPE_FILE}, which names its MLLM and its DiT") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise WeightsError(f"'{path}' can't be read: {error}") from None
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "the file"
-        raise WeightsError(f"'{path}' is not a recipe: {where}: {problem['msg']}") from None

@@ -12,10 +12,10 @@ from typing import Any
 from x2i_platform import fingerprint
 from x2i_platform.config import Recipe, digest
 from x2i_platform.errors import WeightsError
+from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.weights import identity
 from x2i_platform.registry import models
 from x2i_platform.registry.evaluations import pin
-from x2i_platform.serving.generator import read_recipe
 
 
 @dataclass(frozen=True)
