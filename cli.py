@@ -13,13 +13,12 @@ from typing import Annotated
 
 import typer
 
-from pipelines import RECIPES
+from cli_models import models
+from pipelines.named import load_recipe, model_folder, tracking_server
 from x2i_platform import options as opt
 from x2i_platform.cache import require_home
-from x2i_platform.config import Recipe
 from x2i_platform.console import configure, err, fail, note, progress_bar, show, show_rows
 from x2i_platform.errors import X2IError
-from x2i_platform.recipes import load
 
 NAME = "x2i-platform"
 INTERRUPTED = 130
@@ -31,6 +30,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+app.add_typer(models, name="models")
 
 
 @app.callback()
@@ -60,7 +62,7 @@ def precompute(
     from pipelines import precompute as flow
     from x2i_platform.captions import Captions, Reading
 
-    chosen = _load(recipe, overrides)
+    chosen = load_recipe(recipe, overrides)
     source = Captions(captions, Reading(column, header, delimiter, quoted, encoding, per_file), limit)
     note(source.found.left_out())
     if dry_run:
@@ -86,8 +88,8 @@ def train(
     """Distil AlignNet from a feature store and register it. Run again to continue."""
     from pipelines import distill, training_job
 
-    chosen = _load(recipe, overrides)
-    destination = distill.Destination(name or chosen.name, _tracking(tracking_uri), runs)
+    chosen = load_recipe(recipe, overrides)
+    destination = distill.Destination(name or chosen.name, tracking_server(tracking_uri), runs)
     job = training_job.plan(chosen, store=store)
     if dry_run:
         show(training_job.describe(job), title="would train", as_json=as_json)
@@ -110,7 +112,7 @@ def generate(
     """Make an image of every line of a request file. Run again to make what is missing."""
     from pipelines import generate as flow
 
-    folder = _resolve(model, tracking_uri)
+    folder = model_folder(model, tracking_uri)
     with progress_bar("generate", unit="images") as progress:
         report = flow.run(
             folder, requests=requests, out=out_dir, overrides=overrides or [], address=address, on_progress=progress
@@ -145,12 +147,12 @@ def evaluate(
     from pipelines import evaluate as flow
     from x2i_platform.registry.evaluations import learning_curves, pin
 
-    model = pin(model, tracking_uri=(uri := _tracking(tracking_uri)))
-    student = flow.student(model, _resolve(model, uri), recipe=recipe, overrides=overrides or [])
+    model = pin(model, tracking_uri=(uri := tracking_server(tracking_uri)))
+    student = flow.student(model, model_folder(model, uri), recipe=recipe, overrides=overrides or [])
     if dry_run:
         show(flow.describe(student, chosen, out=report), title="would draw", as_json=as_json)
         return
-    other = flow.Versus() if baseline == "teacher" else flow.Versus(baseline, _resolve(baseline, uri))
+    other = flow.Versus() if baseline == "teacher" else flow.Versus(baseline, model_folder(baseline, uri))
     curves = learning_curves(model, tracking_uri=uri)
     with progress_bar("evaluate", unit="images") as bar:
         outcome = flow.run(student, out=report, options=chosen, versus=other, curves=curves, on_progress=bar)
@@ -180,7 +182,7 @@ def serve(
     flow.run(
         model,
         endpoint,
-        tracking_uri=_tracking(tracking_uri),
+        tracking_uri=tracking_server(tracking_uri),
         address=address,
         on_ready=lambda url: err.print(f"serving {model} at {url}/v1/images/generations"),
     )
@@ -206,7 +208,7 @@ def plan(
     from pipelines.plan import captions_or_rows, describe
     from x2i_platform.captions import Reading
 
-    chosen = _load(recipe, overrides)
+    chosen = load_recipe(recipe, overrides)
     reading = Reading(column, header, delimiter, quoted, encoding, per_file)
     source = captions_or_rows(captions, rows=rows, reading=reading)
     note(source.found.left_out() if source else "")
@@ -235,19 +237,6 @@ def recipes(as_json: opt.JsonFlag = False) -> None:
     show_rows(shipped_recipes(wide=as_json), as_json=as_json)
 
 
-@app.command()
-def models(tracking_uri: opt.TrackingUri = None, as_json: opt.JsonFlag = False) -> None:
-    """List the models whose sizes are known, and those registered in MLflow."""
-    from pipelines.listings import known_models, registered_models
-
-    known, registered = known_models(), registered_models(_tracking(tracking_uri))
-    if as_json:
-        show({"known": known, "registered": registered}, title="models", as_json=True)
-        return
-    show_rows(known, as_json=False)
-    show_rows(registered, as_json=False)
-
-
 def main() -> None:
     """Entry point: our errors are one line and exit code 2; anything else is a bug and shows its traceback."""
     try:
@@ -272,22 +261,6 @@ def main() -> None:
 def _command_path(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
     return context.command_path if context else NAME
-
-
-def _load(name: str, overrides: list[str] | None) -> Recipe:
-    return load(name, shipped=RECIPES, overrides=overrides or [])
-
-
-def _tracking(uri: str | None) -> str:
-    from x2i_platform.registry.tracking import check_tracking_uri, default_tracking_uri
-
-    return check_tracking_uri(uri or default_tracking_uri())
-
-
-def _resolve(model: str, tracking_uri: str | None) -> Path:
-    from x2i_platform.registry.models import resolve
-
-    return resolve(model, tracking_uri=_tracking(tracking_uri))
 
 
 if __name__ == "__main__":

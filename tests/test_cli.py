@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from random_models import RANDOM
 
 import cli
 from pipelines import RECIPES
@@ -213,6 +214,8 @@ def test_json_is_one_line_on_stdout(run: Run) -> None:
     listed = json_line(run("recipes", "--json"))
     assert isinstance(listed, list)
     assert [row["recipe"] for row in listed] == shipped_names(RECIPES)
+    assert json_line(run("models", "export", "mini:alignnet", "--out", "a.bin", "--json")) == {"file": "a.bin"}
+    refused(run("models", "import", "a.bin", "--recipe", RANDOM), "a.bin has hidden_size = 128", "need 64")
     known = json_line(run("models", "--json"))
     assert isinstance(known, dict)
     assert known["registered"] == []

@@ -54,6 +54,18 @@ def model_card(recipe: Recipe, *, name: str, fingerprint: str, facts: TrainingFa
     return "\n\n".join(sections) + "\n"
 
 
+def imported_card(recipe: Recipe, *, name: str, source: str, facts: TrainingFacts) -> str:
+    """The card of an AlignNet that was trained elsewhere and came as the file `source`."""
+    net = recipe.alignnet
+    what = (
+        f"# {name}\n\nAn X2I AlignNet, imported from `{source}`: it maps the hidden states of all layers of "
+        f"`{_shown(recipe.mllm.model)}` to the conditioning of `{_shown(recipe.teacher.model)}`. Fusion {net.fusion}, "
+        f"{net.t5_layers} layers of the T5 stack, padding {net.padding}. How it was trained is not known here."
+    )
+    parts = (_front_matter(recipe, facts), what, _base_models(recipe, facts), _usage(name), _licence_remarks(recipe))
+    return "\n\n".join(parts) + "\n"
+
+
 def _front_matter(recipe: Recipe, facts: TrainingFacts) -> str:
     identities = {recipe.teacher.model: facts.teacher_identity, recipe.mllm.model: facts.mllm_identity}
     permissive = all(_licence(model) in ("apache-2.0", "mit") for model in identities)

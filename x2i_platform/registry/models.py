@@ -98,6 +98,16 @@ def register(
     return _version(found)
 
 
+def registered_as(folder: Path, *, name: str, tracking_uri: str) -> ModelVersion | None:
+    """The version of `name` that holds this folder's weights and settings, if there is one. Raises RegistryError."""
+    client = connect(tracking_uri)
+    content, settings = content_digest(folder), settings_digest(folder)
+    with translated(f"model {name!r} can't be looked up"):
+        page = client.search_model_versions(f"name='{name}'", order_by=["version_number DESC"], max_results=1000)
+        found = (version for version in page if _holds(version, content=content, settings=settings))
+        return next(map(_version, found), None)
+
+
 def require_name(name: str) -> None:
     """Raise RegistryError for a name that no model can be registered under."""
     if not MODEL_NAME.fullmatch(name) or name != name.strip():
