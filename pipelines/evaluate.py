@@ -32,7 +32,8 @@ from x2i_platform import fingerprint
 from x2i_platform.config import Recipe, digest
 from x2i_platform.errors import ConfigError
 from x2i_platform.evaluation.curves import Curve
-from x2i_platform.evaluation.report import Report, Sheet, SheetRow, write
+from x2i_platform.evaluation.report import write
+from x2i_platform.evaluation.report_data import Report, Sheet, SheetRow
 from x2i_platform.evaluation.results import ALL, Result, ResultLog
 from x2i_platform.evaluation.statistics import GateVerdict, Row, gate, summarise
 from x2i_platform.mini.suites import DEFAULT_SUITES

@@ -18,7 +18,8 @@ from result_cases import case, outcomes
 
 from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.evaluation.page import MAX_FAILURES, THUMBNAIL
-from x2i_platform.evaluation.report import Report, Sheet, SheetRow, sheet_files, write
+from x2i_platform.evaluation.report import sheet_files, write
+from x2i_platform.evaluation.report_data import Report, Sheet, SheetRow
 from x2i_platform.evaluation.results import Result
 from x2i_platform.evaluation.statistics import gate, summarise
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from x2i_platform.errors import WeightsError
 from x2i_platform.mini.checkpoints import RANDOM, RANDOM_CAPTIONS, folder_of
-from x2i_platform.models.torchvision_schemas import define_missing_schemas
 from x2i_platform.models.weights import identity
+from x2i_platform.torchvision_schemas import define_missing_schemas
 
 define_missing_schemas()
 

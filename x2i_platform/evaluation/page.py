@@ -13,7 +13,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -21,11 +20,9 @@ from PIL import Image
 
 from x2i_platform.evaluation.curves import learning_curves
 from x2i_platform.evaluation.publish import png_bytes
+from x2i_platform.evaluation.report_data import Report
 from x2i_platform.evaluation.results import ALL, Result
 from x2i_platform.evaluation.statistics import GateVerdict, Row
-
-if TYPE_CHECKING:
-    from x2i_platform.evaluation.report import Report
 
 MAX_FAILURES = 50
 THUMBNAIL = 256

@@ -13,68 +13,21 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from x2i_platform.evaluation.contact_sheet import can_write, contact_sheet
-from x2i_platform.evaluation.curves import Curve
+from x2i_platform.evaluation.page import render
 from x2i_platform.evaluation.publish import png_bytes, publish
-from x2i_platform.evaluation.results import Result
-from x2i_platform.evaluation.statistics import GateVerdict, Row
+from x2i_platform.evaluation.report_data import Report
 
 SCHEMA = 1
 PAGE_FILE, DATA_FILE, SHEETS_FOLDER = "index.html", "report.json", "sheets"
 
 
-@dataclass(frozen=True)
-class SheetRow:
-    """One caption and its images, one a column of the sheet."""
-
-    caption: str
-    images: Sequence[Image.Image]
-    marks: Sequence[bool | None] = ()
-    """Whether each image is right; shorter than `images`, or None, where nothing says so."""
-    gloss: str = ""
-    """What a PNG says in place of the caption where its font lacks a letter of it."""
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """Pictures to look at under one heading."""
-
-    name: str
-    columns: Sequence[str]
-    rows: Sequence[SheetRow]
-
-
-@dataclass(frozen=True)
-class Report:
-    """All that a report says."""
-
-    title: str
-    facts: Mapping[str, str]
-    """What was compared, and how: model, recipe, digests, steps, seeds."""
-    rows: Sequence[Row]
-    results: Sequence[Result]
-    sheets: Sequence[Sheet] = ()
-    curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
-    """Panels of learning curves: what is on the axis, then name -> [(step, value), …]."""
-    kl: Mapping[str, float] = field(default_factory=dict)
-    """Mean KL per token, in nats, between the attention outputs of baseline and student, by what it was taken over."""
-    verdict: GateVerdict | None = None
-    """None: no gate was asked for."""
-    baseline: str = "teacher"
-    """What the page calls the other side."""
-
-
 def write(folder: Path, report: Report) -> Path:
     """Write the report and return the path of its page. Files of an earlier report are replaced."""
-    # Jinja loads a template and Matplotlib its fonts; whoever needs the data classes alone needs neither.
-    from x2i_platform.evaluation.page import render
-
     files = sheet_files([sheet.name for sheet in report.sheets])
     for sheet, file in zip(report.sheets, files, strict=True):
         rows = [(row.caption if can_write(row.caption) else row.gloss, row.images) for row in sheet.rows]

@@ -80,7 +80,7 @@ def _build_aside(name: str, *, folder: Path) -> None:
 
 
 def _write(name: str, *, folder: Path) -> None:
-    from x2i_platform.models.torchvision_schemas import define_missing_schemas
+    from x2i_platform.torchvision_schemas import define_missing_schemas
 
     define_missing_schemas()
     captions = RANDOM_CAPTIONS.read_text("utf-8").splitlines()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from x2i_platform.config import AlignNetConfig, Padding
 from x2i_platform.errors import InputError, WeightsError
 from x2i_platform.models.dims import DEFAULT_T5_HEAD_DIM
-from x2i_platform.models.torchvision_schemas import define_missing_schemas
+from x2i_platform.torchvision_schemas import define_missing_schemas
 
 LAYER_NORM_EPS = 1e-6
 CONV_KERNEL = 5

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from x2i_platform.config import Dtype
 from x2i_platform.errors import WeightsError
 from x2i_platform.models.catalog import read_config
-from x2i_platform.models.torchvision_schemas import define_missing_schemas
+from x2i_platform.torchvision_schemas import define_missing_schemas
 
 define_missing_schemas()  # so must this module be imported before a class is taken from transformers or diffusers
 

@@ -3,6 +3,6 @@
 Invariant: no model ever sees a held-out combination; what one sees at a step is a function of the seed and the step.
 """
 
-from x2i_platform.models.torchvision_schemas import define_missing_schemas
+from x2i_platform.torchvision_schemas import define_missing_schemas
 
 define_missing_schemas()  # before any part imports transformers or diffusers
