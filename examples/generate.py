@@ -1,7 +1,7 @@
 """Make images from Python: of an English prompt, a Japanese one, and a picture.
 
-    python examples/generate.py            # saves them in a new temporary folder
-    python examples/generate.py FOLDER
+python examples/generate.py            # saves them in a new temporary folder
+python examples/generate.py FOLDER
 """
 
 from __future__ import annotations

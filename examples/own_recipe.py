@@ -1,7 +1,7 @@
 """A recipe of your own: extend one that ships, and see what changes before anything is computed.
 
-    python examples/own_recipe.py            # writes my-recipe.yaml into a new temporary folder
-    python examples/own_recipe.py FOLDER
+python examples/own_recipe.py            # writes my-recipe.yaml into a new temporary folder
+python examples/own_recipe.py FOLDER
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Read the features of a store with pyarrow and numpy alone: no torch, and nothing of this package.
 
-    python examples/read_features.py STORE
-    python examples/read_features.py          # makes a small store first, in a temporary folder
+python examples/read_features.py STORE
+python examples/read_features.py          # makes a small store first, in a temporary folder
 """
 
 from __future__ import annotations

@@ -23,12 +23,11 @@ CHOSEN = ["double.1.image", "single.3"]
 
 
 def run(name: str, *words: str, folder: Path, python: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Run an example from a folder of its own, which is also its temporary folder."""
-    folder.mkdir(exist_ok=True)
+    """Run an example from a folder of its own."""
     done = subprocess.run(
         [sys.executable, *python, str(ROOT / "examples" / f"{name}.py"), *words],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
