@@ -47,14 +47,13 @@ def read_batch(store: FeatureStore, *, recipe: Recipe) -> Batch:
 def watch(module: nn.Module, conditioning: Conditioning | TextConditioning, *, teacher: Teacher) -> Tensor:
     """What a module of the DiT puts out, `(B, N, D)`, on pure noise. It stays part of the autograd graph."""
     seen: list[Tensor] = []
-    hook = module.register_forward_hook(lambda _module, _args, output: seen.append(output))
-    teacher.forward(
-        conditioning.prompt_embeds_BTE,
-        pooled_BP=conditioning.pooled_BP,
-        latents_BNC=teacher.noise(range(len(CAPTIONS))),
-        sigma_B=torch.ones(len(CAPTIONS)),
-    )
-    hook.remove()
+    with module.register_forward_hook(lambda _module, _args, output: seen.append(output)):
+        teacher.forward(
+            conditioning.prompt_embeds_BTE,
+            pooled_BP=conditioning.pooled_BP,
+            latents_BNC=teacher.noise(range(len(CAPTIONS))),
+            sigma_B=torch.ones(len(CAPTIONS)),
+        )
     return seen[0]
 
 

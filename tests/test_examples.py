@@ -1,4 +1,4 @@
-"""The examples, each run as a user would run it, and what they print and leave."""
+"""The examples, each run as a user would run it, and what they print and leave; the guide to extending."""
 
 from __future__ import annotations
 
@@ -110,3 +110,15 @@ def test_generate_draws_what_was_asked_for(tmp_path: Path) -> None:
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["english.png", "japanese.png", "picture.png"]
     assert {Image.open(tmp_path / name).size for name in names} == {(64, 64)}
+
+
+def test_the_guide_to_extending_names_what_is_there() -> None:
+    guide = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    paths = re.findall(r"`([\w.-]+/[\w./-]+)`", guide)
+    assert len(paths) > 30
+    assert not [path for path in paths if not (ROOT / path).exists()]
+    files = [file for folder in ("pipelines", "tests", "x2i_platform") for file in (ROOT / folder).rglob("*.py")]
+    sources = "".join(file.read_text(encoding="utf-8") for file in files)
+    names = set(re.findall(r"`(?:\w+\.)?(\w+)`", guide)) - {"md", "py"}
+    assert {"flux_tap_names", "_tapped_modules", "FORMATS", "test_no_field_is_forgotten"} <= names
+    assert not [name for name in names if not re.search(rf"\b{name}\b", sources)]
