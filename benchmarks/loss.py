@@ -83,7 +83,7 @@ def make_features(options: argparse.Namespace, *, taps: int) -> tuple[list[Tenso
 def forward_backward(loss: Loss, students: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
     for student in students:
         student.grad = None
-    loss(students, targets).backward()
+    loss(students, targets).backward()  # type: ignore[no-untyped-call]
 
 
 def measure_times(options: argparse.Namespace) -> dict[str, list[float]]:

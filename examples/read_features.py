@@ -37,7 +37,8 @@ def decode(row: dict[str, Any]) -> np.ndarray:
     if row["dtype"] == "bfloat16":
         # numpy has no bfloat16. It is the upper half of a float32.
         return (numbers.view(np.uint16).astype(np.uint32) << 16).view(np.float32).reshape(shape)
-    return numbers.view(row["dtype"]).astype(np.float32).reshape(shape)
+    values: np.ndarray = numbers.view(row["dtype"])
+    return values.astype(np.float32).reshape(shape)
 
 
 def show(store: Path) -> None:
