@@ -113,7 +113,10 @@ def _earlier_result(folder: Files, destination: Destination) -> Report | None:
     """The report of a training that is done and whose version is still registered where this one would go."""
     if not folder.exists(RESULT_FILE):
         return None
-    stored = Report(**json.loads(folder.read(RESULT_FILE)))
+    try:
+        stored = Report(**json.loads(folder.read(RESULT_FILE)))
+    except (ValueError, TypeError):  # of another version, or damaged: the last checkpoint gives it again
+        return None
     report = replace(stored, tracking_uri=redacted(stored.tracking_uri))
     if report != stored:  # passwords were kept once
         _keep(report, folder)

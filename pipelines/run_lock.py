@@ -31,8 +31,8 @@ def alone(name: str, *, runs: str, database: Path | None) -> Iterator[None]:
         if "://" in runs:
             held.enter_context(_leased(Files(runs), name))
         # Sorted, so that two processes that lock the same folders don't wait for one another.
-        folders = {Path(runs).absolute()} if "://" not in runs else set()
-        for folder in sorted(folders | ({database.parent} if database else set())):
+        folders = {Path(runs).resolve()} if "://" not in runs else set()
+        for folder in sorted(folders | ({database.parent.resolve()} if database else set())):
             held.enter_context(_locked(folder / f".{name}.lock"))
         yield
 

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "mini": set(),
     "models": {"mini", "recipes"},
     "features": {"captions"},
-    "registry": {"mini.checkpoints", "models.model_folder"},
+    "registry": {"mini.checkpoints", "models.catalog", "models.model_folder"},
     "evaluation": set(),
     "fingerprint": {"models", "features"},
     "draws": {"features"},

@@ -24,6 +24,10 @@ from x2i_platform.errors import StoreError, X2IError, from_text, redacted, to_te
         ("postgresql://host/db?user=me&password=pw@pw&ssl=1", "postgresql://host/db?user=me&password=***&ssl=1"),
         ("mssql+pyodbc:///?odbc_connect=DRIVER%3D1%3BPWD%3Dpw", "mssql+pyodbc:///?odbc_connect=***"),
         ("https://host/x?X-Amz-Signature=pw&y=2", "https://host/x?X-Amz-Signature=***&y=2"),
+        ("https://account/x?sv=2&sig=pw&y=1", "https://account/x?sv=2&sig=***&y=1"),
+        ("https://host/x#token=pw", "https://host/x#token=***"),
+        ("postgresql://me/x:pw@host/db", "postgresql://***@host/db"),
+        ("password=pw host=h", "password=*** host=h"),
         ("from 'ftp://me:pw@a' to ftp://me:pw@b.", "from 'ftp://***@a' to ftp://***@b."),
     ],
 )
@@ -56,3 +60,9 @@ def test_an_error_never_holds_a_password() -> None:
         assert "pw" not in shown
     assert isinstance(from_text(to_text(error)), StoreError)
     assert isinstance(error, X2IError)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", ["a:," * 200_000, "?" + "pass" * 200_000, "//" * 400_000, "a@" * 400_000])
+def test_a_long_message_is_soon_read(text: str) -> None:
+    assert redacted(text) == text or "***" in redacted(text)

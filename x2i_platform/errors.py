@@ -7,13 +7,10 @@ from __future__ import annotations
 
 import re
 
-URL = re.compile(r"(?<!/)//(?!/)(\S+)")
-"""What follows a scheme; three slashes begin a path, which has no user."""
-NO_SLASHES = re.compile(r"(?<![\w/.+-])[\w.+-]+:(?![/\s])\S*@(?=\S)")
-"""`user:password@host`, with or without a scheme of the same form before it; not `models:/name@alias`."""
-SECRET_VALUE = re.compile(
-    r"([?&;][^=&\s]*(?:pass|pwd|secret|token|key|credential|signature|odbc_connect)[^=&\s]*=)[^&\s]+", re.IGNORECASE
-)
+NO_SLASHES = re.compile(r"(?<![\w/.+-])[\w.+-]+:(?!/)")
+"""The beginning of `user:password@host`, with or without a scheme before it; not that of `models:/name@alias`."""
+NAMED_VALUE = re.compile(r"((?:^|(?<=[\s?&;#]))([^\s=&;?#]{1,64})=)[^&\s]+")
+SECRET_NAME = re.compile(r"pass|pwd|secret|token|key|credential|signature|^sig$|auth|odbc_connect", re.IGNORECASE)
 
 
 def redacted(text: str) -> str:
@@ -21,15 +18,25 @@ def redacted(text: str) -> str:
 
     A password may hold `/` and `@` unescaped, so of several ways to read a URL the one that hides most is taken.
     """
-    return SECRET_VALUE.sub(r"\1***", NO_SLASHES.sub("***@", URL.sub(_without_user, text)))
+    return NAMED_VALUE.sub(_without_secret, re.sub(r"\S+", _without_user, text))
 
 
-def _without_user(url: re.Match[str]) -> str:
-    rest = url.group(1)
-    _, at, place = rest.rpartition("@")
-    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+def _without_user(word: re.Match[str]) -> str:
+    before, at, place = word[0].rpartition("@")
+    if not at or not place:
+        return word[0]
+    head, slashes, user = before.partition("//")
+    if not slashes:
+        begin = NO_SLASHES.search(before)
+        return f"{before[: begin.start()]}***@{place}" if begin else word[0]
     # In `s3://bucket/run@1` the `@` is no user's; in `mysql://me:a/b@host` it is.
-    return f"//***@{place}" if at and re.search("[:@]", authority) else url.group(0)
+    path = user.startswith("/")
+    is_user = ":" in user if "/" in user else not path
+    return f"{head}//***@{place}" if is_user else word[0]
+
+
+def _without_secret(found: re.Match[str]) -> str:
+    return f"{found[1]}***" if SECRET_NAME.search(found[2]) else found[0]
 
 
 def shown(text: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from caption_records import all_of, read, written
 
-from x2i_platform.captions import Captions
+from x2i_platform.captions import Captions, read_captions
 from x2i_platform.errors import InputError
 
 HIDDEN = (".x.txt", "._a.txt", "_scratch.txt", ".cache/b.txt", ".ipynb_checkpoints/a-checkpoint.txt", "_tmp/sub/c.txt")
@@ -136,3 +139,22 @@ def test_an_option_that_no_file_takes_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         read(written(tmp_path / name, b""), **reading)
+
+
+def test_what_is_no_plain_file_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a red circle\n")
+    os.mkfifo(tmp_path / "b.txt")
+    (tmp_path / "c.txt").symlink_to("nowhere")
+    assert captions_of(tmp_path) == ["a red circle"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.parquet"])
+def test_what_a_library_raises_is_one_line(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if name == "a.json":
+        path.write_text("[" + "9" * 5000 + "]")
+    else:
+        pq.write_table(pa.table([pa.array(["a"]), pa.array(["b"])], names=["caption", "caption"]), path)
+    with pytest.raises(InputError, match=r"captions file '.*' can't be read: ") as caught:
+        list(read_captions(str(path)))
+    assert "\n" not in str(caught.value)

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from made_rows import folder_of, write_shard, write_tables
 
+from x2i_platform.captions import Record
 from x2i_platform.errors import StoreError
+from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.reader import read_table
 from x2i_platform.features.schema import FEATURE_TABLES, MLLM, SAMPLES
 from x2i_platform.features.store import Commit, FeatureStore, Fingerprint
@@ -150,6 +152,14 @@ def test_a_store_that_lost_records_is_not_whole(store: FeatureStore) -> None:
     (folder_of(store) / "manifest.json").write_bytes(b'{"files": 3}')
     with pytest.raises(StoreError, match=r"manifest\.json' is damaged; rerun precompute"):
         store.whole_manifest()
+
+
+def test_no_other_captions_are_planned_over_a_lost_plan(store: FeatureStore) -> None:
+    for shard, caption in enumerate(["a red circle", "a blue square"]):
+        write_tables(store, shard, [caption])
+    (folder_of(store) / "commits" / SAMPLES / "000001.json").unlink()
+    with pytest.raises(StoreError, match=r"lacks 'commits/samples/000001\.json'; restore it"):
+        plan_shards(store, [Record("c.txt", 1, "two green triangles")], samples_per_shard=1)
 
 
 def test_another_recipe_adopts_no_shards_of_a_store_that_lost_its_header(

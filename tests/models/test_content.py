@@ -78,6 +78,13 @@ def test_damaged_notes_and_a_cache_that_cannot_be_written_cost_only_time(
     assert read.count("model.safetensors") == 3
 
 
+def test_links_that_lead_round_are_entered_once(folder: Path, read: list[str]) -> None:
+    before = content_digest(folder)
+    (folder / "one").symlink_to(folder)
+    (folder / "two").symlink_to(".")
+    assert content_digest(folder) == before
+
+
 def test_a_cost_that_is_felt_is_told(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

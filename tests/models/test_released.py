@@ -82,6 +82,19 @@ def test_what_trainers_save_around_it_is_opened(tmp_path: Path, names: tuple[str
         import_checkpoint(tmp_path / "two.pt")
 
 
+def test_two_alignnets_in_one_file_are_not_mixed(tmp_path: Path) -> None:
+    state, average = released_state("conv"), {f"ema.{key}": value for key, value in released_state("conv").items()}
+    for content in ({**state, **average}, {**average, **state}, {**average, "mlp.fc.1.bias": state["mlp.fc.1.bias"]}):
+        torch.save(content, tmp_path / "both.bin")
+        with pytest.raises(WeightsError, match="holds several AlignNets, under "):
+            import_checkpoint(tmp_path / "both.bin")
+    endless: dict[str, object] = {}
+    endless["module"] = endless
+    torch.save(endless, tmp_path / "endless.pt")
+    with pytest.raises(WeightsError, match="holds dict under 'module', not a state dict"):
+        import_checkpoint(tmp_path / "endless.pt")
+
+
 def test_a_checkpoint_of_more_than_an_alignnet_names_the_rest(tmp_path: Path) -> None:
     wrapped = {f"proj.{key}": value for key, value in released_state("conv").items()}
     torch.save({**wrapped, "dit.weight": torch.zeros(1)}, tmp_path / "all.bin")

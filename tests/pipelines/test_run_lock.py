@@ -59,6 +59,13 @@ def test_folder_and_database_in_one_place_are_one_lock(tmp_path: Path) -> None:
             assert [path.name for path in tmp_path.iterdir()] == [".run.lock"]
 
 
+def test_a_link_to_the_databases_folder_is_that_folder(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with alone("run", runs=str(tmp_path / "link"), database=tmp_path / "real" / "mlflow.db"):
+        assert [path.name for path in (tmp_path / "real").iterdir()] == [".run.lock"]
+
+
 def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     refusal = pytest.raises(StoreError, match=r"can't lock '.*file/\.run\.lock': ")

@@ -65,6 +65,14 @@ def name(line: Numbered, *, settings: GenerateConfig = DEFAULTS, model: str = "m
         ('{"prompt": "a", "num_images_per_prompt": 4}', "'num_images_per_prompt' is not offered: a line makes one"),
         ('{"prompt": "a", "negative_prompt": "blurry"}', "'negative_prompt' is not offered: FLUX.1 is guided without"),
         ('{"prompt": "a", "quality": "hd"}', "'quality' is not offered"),
+        ('{"prompt": "a", "negativePrompt": "b"}', "'negativePrompt' is not offered"),
+        ('{"prompt": "a", "Negative-Prompt": "b"}', "'Negative-Prompt' is not offered"),
+        ('{"prompt": "a", "n": true}', "'n' is not offered"),
+        ('{"prompt": "a", "lora": true}', "'lora' is not offered"),
+        ('{"prompt": "a", "model": "other"}', "'model' is not offered: the command names the model"),
+        ('{"prompt": "a", "cfgScale": 7}', "unknown key 'cfgScale'; did you mean 'guidance'?"),
+        ('{"prompt": "a", "widht": 64}', "unknown key 'widht'; did you mean 'width'?"),
+        ('{"prompt": "a", "\\ud800": 1}', "the line: "),
     ],
 )
 def test_a_bad_line_says_what_is_wrong_and_spares_its_neighbours(tmp_path: Path, line: str, reason: str) -> None:
@@ -128,6 +136,14 @@ def test_a_file_without_lines_or_no_file_is_an_error(tmp_path: Path) -> None:
         list(read_requests(str(tmp_path / "nowhere.jsonl")))
     with pytest.raises(InputError, match=r"can't be read"):
         list(read_requests("nosuchscheme://x/requests.jsonl"))
+
+
+def test_keys_that_only_look_like_options_are_carried(tmp_path: Path) -> None:
+    keys = ("uid", "idx", "prompt_id", "prompt_en", "prompts", "status", "stats", "weight", "with", "speed", "tag")
+    [line] = read(tmp_path, json.dumps({"prompt": "a", **dict.fromkeys(keys, 1)}))
+    assert line.error is None
+    assert line.request is not None
+    assert set(line.request.model_extra or {}) == set(keys)
 
 
 def test_other_tools_options_that_ask_for_nothing_are_taken(tmp_path: Path) -> None:

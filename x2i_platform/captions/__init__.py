@@ -24,7 +24,7 @@ from x2i_platform.captions.records import COLUMNS, MAX_CAPTION_CHARS, MAX_CHARS,
 from x2i_platform.captions.tables import read_csv, read_tsv
 from x2i_platform.captions.tar import read_tar
 from x2i_platform.captions.text import read_text
-from x2i_platform.errors import InputError
+from x2i_platform.errors import InputError, X2IError
 from x2i_platform.streams import OUTSIDE, opened, refusing
 
 __all__ = [
@@ -114,6 +114,11 @@ def _read_file(source: str, reading: Reading, found: Found) -> Iterator[Record]:
                 yield from FORMATS[ending].read(handle, source, reading)
         except UnicodeError as error:
             raise InputError(f"captions file '{source}' is not {reading.encoding or 'UTF-8'}: {error}") from None
+        except X2IError:
+            raise
+        except Exception as error:  # what the libraries raise for a hostile file has no end
+            reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
+            raise InputError(f"captions file '{source}' can't be read: {reason}") from error
 
 
 def _require_taken(reading: Reading, found: Found, *, path: str) -> None:

@@ -109,7 +109,9 @@ def _split(fs: Any, root: str) -> tuple[str, str]:
 
 
 def _below(fs: Any, folder: str, hidden: str) -> list[str]:
-    return [name for name in map(str, fs.find(folder)) if not _is_hidden(name, folder, hidden)]
+    found = fs.find(folder, detail=True)  # pipes, sockets and links that lead nowhere are no files
+    plain = (str(name) for name, info in found.items() if info["type"] == "file")
+    return [name for name in plain if not _is_hidden(name, folder, hidden)]
 
 
 def _is_hidden(name: str, root: str, hidden: str) -> bool:

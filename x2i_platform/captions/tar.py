@@ -20,6 +20,7 @@ from x2i_platform.errors import InputError
 KINDS = ("txt", "caption", "json")
 """Endings of members that hold captions, best first."""
 MAX_NAME_BYTES = 64 * 1024
+MAX_MEMBER_BYTES = 2**50
 
 Sample = dict[str, bytes | None]
 """Content by ending; None where the member is of another kind."""
@@ -65,6 +66,8 @@ def _samples(tar: tarfile.TarFile, column: str | None) -> Iterator[tuple[str, Sa
 def _members(tar: tarfile.TarFile, column: str | None) -> Iterator[tuple[str, str, bytes | None]]:
     """Key, ending and content of each file."""
     for member in tar:
+        if member.size > MAX_MEMBER_BYTES:
+            raise tarfile.ReadError(f"a member of {member.size} bytes")
         tar.members = []  # type: ignore[attr-defined]  # else every header ever read is kept
         name = PurePosixPath(member.name.encode(errors="backslashreplace").decode())
         if member.isdir() or any(part.startswith((".", "_")) for part in name.parts if part != "."):

@@ -62,7 +62,7 @@ class Files:
             except FileNotFoundError:
                 return []
         leaves = (str(path).rsplit("/", 1)[-1] for path in found)
-        return sorted(f"{folder}/{leaf}" for leaf in leaves if leaf and leaf.endswith(suffix))
+        return sorted(f"{folder}/{leaf}" for leaf in leaves if leaf.endswith(suffix) and leaf[:1] not in ("", "."))
 
     def read(self, name: str) -> bytes:
         """Content of one file."""

@@ -73,7 +73,7 @@ def _beat(files: Files, name: str, mine: str, stop: threading.Event, on_loss: Ca
 
 
 def _latest(files: Files, name: str) -> str | None:
-    return next(reversed(files.names(name)), None)
+    return next((found for found in reversed(files.names(name)) if found.rpartition("/")[2].isdecimal()), None)
 
 
 def _token() -> bytes:

@@ -49,6 +49,10 @@ class _Plan:
             if commit.shard != shard:
                 # The next number would be taken, and its rows would be lost.
                 raise StoreError(f"store '{store.files.url}' lacks '{record_name(SAMPLES, shard)}'; restore it")
+        beyond = {record_name(SAMPLES, int(name[-11:-5])) for name in store.record_names()}
+        if lost := sorted(beyond - {commit.record for commit in planned}):
+            # Other tables hold that shard: another plan of it would give their rows to other captions.
+            raise StoreError(f"store '{store.files.url}' lacks '{lost[0]}'; restore it")
         self.known = {row["sample_id"] for commit in planned for row in read_samples(store, commit)}
         self.next_shard = len(planned)
         self.waiting: list[Row] = []

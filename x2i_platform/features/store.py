@@ -159,7 +159,12 @@ class FeatureStore:
         if _read_header(Files(root)) is not None:
             cls.open(root).require(fingerprint)
         else:
-            cls(root, fingerprint=fingerprint).commits()  # without its header a store is known by its records
+            # Without its header a store is known by its records, as far as they say whose they are.
+            for commit in cls(root, fingerprint=fingerprint).commits():
+                if commit.fingerprint is None:
+                    raise StoreError(
+                        f"'{root}' lacks '{STORE_FILE}', without which its shards can't be told; restore it"
+                    )
 
     def require(self, fingerprint: Fingerprint) -> None:
         """Raise StoreError, naming the fields, unless the store was made with this fingerprint."""
@@ -174,6 +179,11 @@ class FeatureStore:
         contents = self.files.read_many(names)
         found = [self._parse(data, name=name) for name, data in zip(names, contents, strict=True)]
         return sorted(found, key=lambda commit: (ranks[commit.table], commit.shard))
+
+    def record_names(self) -> list[str]:
+        """Names of the commit records of all tables."""
+        tables = (SAMPLES, *FEATURE_TABLES)
+        return [name for table in tables for name in self.files.names(f"commits/{table}", suffix=".json")]
 
     def commit_of(self, table: str, shard: int) -> Commit | None:
         """The commit of one shard, if it is committed."""
@@ -221,7 +231,7 @@ class FeatureStore:
         try:
             files = [entry["file"] for entry in json.loads(self.files.read(MANIFEST_FILE))["files"]]
             return {f"commits/{file.rpartition('-')[0]}.json" for file in files}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise StoreError(
                 f"'{self.files.path(MANIFEST_FILE)}' is damaged; rerun precompute, which writes it anew"
             ) from None
@@ -264,7 +274,7 @@ def _read_header(files: Files) -> Fingerprint | None:
     damaged = StoreError(f"'{files.path(STORE_FILE)}' is damaged: expected JSON with format and fingerprint")
     try:
         header = json.loads(files.read(STORE_FILE))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise damaged from None
     if not isinstance(header, dict) or "format" not in header:
         raise damaged

@@ -24,6 +24,25 @@ from x2i_platform.models.dims import DiTDims, MLLMDims, T5Dims
 
 
 @dataclass(frozen=True)
+class Family:
+    """What is particular to feeding one family of MLLMs."""
+
+    whole: str
+    """The class of transformers that has the LM head too."""
+    token_types: bool = False
+    """Whether the forward takes images, videos and `mm_token_type_ids` (text 0, image 1, video 2). Without the types
+    Qwen2.5-VL places vision tokens wrongly, in silence."""
+
+
+FAMILIES: Mapping[str, Family] = {
+    "qwen2_5_vl": Family(whole="Qwen2_5_VLForConditionalGeneration", token_types=True),
+}
+"""Families that take more than text, by the `model_type` of their config.json."""
+TEXT_ONLY = Family(whole="AutoModelForCausalLM")
+"""Every causal language model of transformers."""
+
+
+@dataclass(frozen=True)
 class TeacherEntry:
     """A text-to-image pipeline."""
 
@@ -34,6 +53,8 @@ class TeacherEntry:
     t5_parameters: int
     clip_parameters: int
     vae_parameters: int
+    licence: str | None = None
+    """As its authors state it: a reminder, not advice."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,8 @@ class MLLMEntry:
     """Those of `parameters` that are never loaded; 0 where the head shares the embedding's weights."""
     fusion: Fusion | None = None
     """How AlignNet fuses its layers in the released training code; None where none was released."""
+    licence: str | None = None
+    """As its authors state it: a reminder, not advice."""
 
 
 TEACHERS: Mapping[str, TeacherEntry] = {
@@ -62,6 +85,7 @@ TEACHERS: Mapping[str, TeacherEntry] = {
             t5_parameters=4_762_310_656,
             clip_parameters=123_060_480,
             vae_parameters=83_819_683,
+            licence="FLUX.1 [dev] Non-Commercial License",
         ),
         TeacherEntry(
             model="black-forest-labs/FLUX.1-schnell",
@@ -71,6 +95,7 @@ TEACHERS: Mapping[str, TeacherEntry] = {
             t5_parameters=4_762_310_656,
             clip_parameters=123_060_480,
             vae_parameters=83_819_683,
+            licence="apache-2.0",
         ),
         TeacherEntry(
             model="mini:flux",
@@ -80,6 +105,7 @@ TEACHERS: Mapping[str, TeacherEntry] = {
             t5_parameters=525_824,
             clip_parameters=197_760,
             vae_parameters=721_331,
+            licence="apache-2.0",
         ),
         TeacherEntry(
             model="mini:random-flux",
@@ -89,6 +115,7 @@ TEACHERS: Mapping[str, TeacherEntry] = {
             t5_parameters=101_824,
             clip_parameters=41_824,
             vae_parameters=271_379,
+            licence="apache-2.0",
         ),
     )
 }
@@ -102,6 +129,7 @@ MLLMS: Mapping[str, MLLMEntry] = {
             dims=MLLMDims(36, 2048, 16, 2, 128, 11008),
             parameters=3_754_622_976,
             fusion="conv",
+            licence="Qwen Research License (non-commercial)",
         ),
         MLLMEntry(
             model="Qwen/Qwen2.5-VL-7B-Instruct",
@@ -110,6 +138,7 @@ MLLMS: Mapping[str, MLLMEntry] = {
             parameters=8_292_166_656,
             lm_head_parameters=544_997_376,
             fusion="conv",
+            licence="apache-2.0",
         ),
         MLLMEntry(
             model="OpenGVLab/InternVL2_5-4B",
@@ -133,6 +162,7 @@ MLLMS: Mapping[str, MLLMEntry] = {
             dims=MLLMDims(4, 128, 4, 2, 32, 384),
             parameters=2_008_832,
             lm_head_parameters=173_440,
+            licence="apache-2.0",
         ),
         MLLMEntry(
             model="mini:random-qwen2.5-vl",
@@ -140,6 +170,7 @@ MLLMS: Mapping[str, MLLMEntry] = {
             dims=MLLMDims(4, 64, 4, 2, 16, 128),
             parameters=298_080,
             lm_head_parameters=32_960,
+            licence="apache-2.0",
         ),
     )
 }

@@ -39,8 +39,12 @@ def content_digest(folder: Path) -> str:
 
 def _loaded_files(folder: Path) -> Iterator[Path]:
     """Files of the kinds that models are loaded from, outside hidden folders; linked folders are entered."""
+    entered = {folder.resolve()}
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = {name: Path(parent, name).resolve() for name in folders if not name.startswith(".")}
+        # A link to what was entered already adds nothing, and may lead round in a circle.
+        folders[:] = [name for name, place in below.items() if place not in entered]
+        entered |= set(below.values())
         yield from (Path(parent, name) for name in names if name.endswith(LOADED) and not name.startswith("."))
 
 
@@ -81,7 +85,7 @@ def _sha256(path: Path) -> str:
 
 
 def _read(notes: Path) -> dict[str, str]:
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         content = json.loads(notes.read_text("utf-8"))
         if isinstance(content, dict):
             return {key: value for key, value in content.items() if isinstance(value, str)}

@@ -20,7 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from x2i_platform.config import MLLMConfig, States
 from x2i_platform.errors import InputError, WeightsError, shown
-from x2i_platform.models.catalog import read_config
+from x2i_platform.models.catalog import FAMILIES, TEXT_ONLY, Family, read_config
 from x2i_platform.models.components import load_frozen, load_part
 from x2i_platform.models.prompts import Inputs, Prompt, collate, media_inputs, text_inputs
 from x2i_platform.models.weights import locate
@@ -43,21 +43,6 @@ class Answer:
     """Hidden states of the answer's tokens, the one that ends it included."""
     ended: bool
     """False where `answer_tokens` cut it off."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """What is particular to feeding one family of models."""
-
-    token_types: bool
-    """The forward takes images, videos and `mm_token_type_ids` (text 0, image 1, video 2); without the types
-    Qwen2.5-VL places vision tokens wrongly, in silence."""
-    whole: Any
-    """The class that has the LM head too."""
-
-
-FAMILIES = {"qwen2_5_vl": Family(token_types=True, whole=transformers.Qwen2_5_VLForConditionalGeneration)}
-TEXT_ONLY = Family(token_types=False, whole=transformers.AutoModelForCausalLM)
 
 
 def caption_tokens(config: MLLMConfig) -> Callable[[str, int], int]:
@@ -202,7 +187,7 @@ class MLLM:
         """The whole model: its LM head is read when the first answer is asked for."""
         if self._whole is None:
             folder = locate(self._config.model, revision=self._config.revision)
-            kind = self._family.whole
+            kind = getattr(transformers, self._family.whole)
             self._whole = load_frozen(kind, folder, dtype=self._config.dtype, device=str(self.model.device))
             self.model = self._whole.base_model  # one copy of the weights
         return self._whole
@@ -252,7 +237,7 @@ def _until_end(ids: Tensor, ends: set[int]) -> Tensor:
 
 
 def _family(config: dict[str, Any], *, model: str) -> Family:
-    name = config.get("model_type")
+    name = str(config.get("model_type"))
     if name in FAMILIES:
         return FAMILIES[name]
     nested = any(key.endswith("_config") and key != "quantization_config" for key in config)

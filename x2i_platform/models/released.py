@@ -26,6 +26,7 @@ from x2i_platform.models.alignnet import LAYER_NORM_EPS, AlignNet, AlignNetDims
 
 WRAPPERS = ("state_dict", "module", "model", "model_state_dict")
 """Names under which trainers keep a state dict."""
+MAX_WRAPPERS = 8
 ANCHOR = "mlp.layernorm.weight"
 """Every AlignNet has it, whatever its fusion: what stands before it stands before all names."""
 
@@ -109,7 +110,9 @@ def read_weights(path: Path) -> object:
 def _unwrapped(content: object, *, path: Path) -> tuple[object, Mapping[str, Any]]:
     """The state dict inside what a trainer saved, and the config beside it; DeepSpeed has it under `module`."""
     config: Mapping[str, Any] = {}
-    while isinstance(content, dict) and not any(isinstance(value, Tensor) for value in content.values()):
+    for _ in range(MAX_WRAPPERS):
+        if not isinstance(content, dict) or any(isinstance(value, Tensor) for value in content.values()):
+            break
         inside = [key for key in WRAPPERS if isinstance(content.get(key), dict)]
         if len(inside) > 1:
             raise WeightsError(
@@ -131,8 +134,11 @@ def tensors_of(content: object, *, path: Path) -> StateDict:
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise WeightsError(f"{path} holds {type(value).__name__} under {key!r}, not a state dict of AlignNet")
         state[key] = value
-    prefixes = [key.removesuffix(ANCHOR) for key in state if key.endswith(f".{ANCHOR}")]
-    return {key.removeprefix(prefixes[0]): value for key, value in state.items()} if len(prefixes) == 1 else state
+    prefixes = [key.removesuffix(ANCHOR) for key in state if key == ANCHOR or key.endswith(f".{ANCHOR}")]
+    bare = {key.removeprefix(prefixes[0]): value for key, value in state.items()} if prefixes else state
+    if len(prefixes) > 1 or len(bare) != len(state):
+        raise WeightsError(f"{path} holds several AlignNets, under {', '.join(map(repr, prefixes))}; save one alone")
+    return bare
 
 
 def _size(state: StateDict, key: str, *, axis: int, num_axes: int, path: Path) -> int:
@@ -148,7 +154,7 @@ def _num_layers(state: StateDict, *, path: Path, otherwise: object) -> int:
     for key in ("cha_scale", "conv.weight"):
         if key in state:
             return _size(state, key, axis=1, num_axes=4, path=path)
-    if not isinstance(otherwise, int) or otherwise < 1:
+    if type(otherwise) is not int or otherwise < 1:
         raise WeightsError(
             f"{path} holds neither 'conv.weight' nor 'cha_scale': if it is an AlignNet of fusion 'mean', give "
             "num_layers, the MLLM's layers plus one"
@@ -190,7 +196,7 @@ def _check_released_config(
     if config.fusion != "scale":  # the released code looks at use_cnn only where use_scale is off
         found["use_cnn"] = config.fusion == "conv"
     for key, value in found.items():
-        if key in released and released[key] != value:
+        if key in released and (type(released[key]) not in (bool, int, float) or released[key] != value):
             raise WeightsError(f"{path}: its config says {key}={released[key]!r}, its tensors need {value!r}")
 
 

@@ -86,4 +86,6 @@ def as_text(caption: str, *, tokenizer: Any) -> str:
     normalizer = tokenizer.backend_tokenizer.normalizer
     normal = normalizer.normalize_str(caption) if normalizer else caption
     special = re.compile("|".join(map(re.escape, sorted(tokenizer.added_tokens_encoder, key=len, reverse=True))))
-    return special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", normal) if special.search(normal) else caption
+    # The tokenizer looks for them before and after it normalizes.
+    text = normal if special.search(normal) else caption
+    return special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)

@@ -13,16 +13,9 @@ from pathlib import PurePath
 import yaml
 
 from x2i_platform.config import Recipe
+from x2i_platform.models.catalog import MLLMS, TEACHERS
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-
-LICENCES = {
-    "black-forest-labs/FLUX.1-dev": "FLUX.1 [dev] Non-Commercial License",
-    "black-forest-labs/FLUX.1-schnell": "apache-2.0",
-    "Qwen/Qwen2.5-VL-3B-Instruct": "Qwen Research License (non-commercial)",
-    "Qwen/Qwen2.5-VL-7B-Instruct": "apache-2.0",
-}
-"""As their authors state them: a reminder, not advice."""
 
 
 @dataclass(frozen=True)
@@ -187,4 +180,5 @@ def _shown(model: str) -> str:
 
 
 def _licence(model: str) -> str | None:
-    return "apache-2.0" if model.startswith("mini:") else LICENCES.get(model)
+    entry = TEACHERS.get(model) or MLLMS.get(model)
+    return entry.licence if entry else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -20,36 +21,47 @@ from x2i_platform.errors import InputError
 from x2i_platform.streams import opened, refusing
 
 OTHER_NAMES = {
-    "guidance_scale": "guidance",
-    "cfg": "guidance",
-    "cfg_scale": "guidance",
-    "steps": "num_inference_steps",
-    "num_steps": "num_inference_steps",
-    "inference_steps": "num_inference_steps",
-    "sampling_steps": "num_inference_steps",
-    "size": "width' and 'height",
-    "aspect_ratio": "width' and 'height",
-    "resolution": "width' and 'height",
-    "image_size": "width' and 'height",
+    **dict.fromkeys(("guidance_scale", "cfg", "cfg_scale"), "guidance"),
+    **dict.fromkeys(("steps", "num_steps", "inference_steps", "sampling_steps"), "num_inference_steps"),
+    **dict.fromkeys(("size", "image_size", "aspect_ratio", "resolution"), "width' and 'height"),
+    "w": "width",
+    "h": "height",
     "caption": "prompt",
-    "random_seed": "seed",
+    **dict.fromkeys(("random_seed", "manual_seed"), "seed"),
 }
 """What other tools call our options: carried along silently they would look as if they did something."""
 NOT_OFFERED = {
     **dict.fromkeys(
-        ("n", "num_images", "num_images_per_prompt", "num_outputs", "batch_size"),
+        ("n", "n_iter", "batch_count", "batch_size"), "a line makes one image; write a line, with a seed, for each"
+    ),
+    **dict.fromkeys(
+        ("n_samples", "num_samples", "num_images", "num_images_per_prompt", "num_outputs"),
         "a line makes one image; write a line, with a seed, for each",
     ),
-    **dict.fromkeys(("negative_prompt", "negative_prompt_2", "true_cfg_scale"), "FLUX.1 is guided without one"),
+    **dict.fromkeys(
+        ("negative", "negative_prompt", "negative_prompt_2", "true_cfg_scale"), "FLUX.1 is guided without one"
+    ),
     "prompt_2": "AlignNet takes the place of both text encoders",
-    **dict.fromkeys(("sampler", "sampler_name", "scheduler"), "the model's own scheduler draws"),
-    **dict.fromkeys(("init_image", "mask_image", "image", "mask"), "a line's prompt is text"),
-    **dict.fromkeys(("lora", "loras", "lora_scale"), "no LoRA is loaded"),
-    **dict.fromkeys(("quality", "output_format", "response_format"), "images are PNG files, of one quality"),
+    **dict.fromkeys(("sampler", "sampler_name", "scheduler", "sigmas", "clip_skip"), "the model's own scheduler draws"),
+    **dict.fromkeys(
+        ("image", "image_url", "input_image", "init_image", "init_images", "mask", "mask_image", "strength"),
+        "a line's prompt is text",
+    ),
+    **dict.fromkeys(("lora", "loras", "lora_scale", "controlnet"), "no LoRA and no ControlNet is loaded"),
+    **dict.fromkeys(
+        ("quality", "background", "output_format", "response_format"), "images are PNG files, of one quality"
+    ),
+    "model": "the command names the model",
 }
 """What other tools offer and we don't, and why: an image without what was asked for would look as if it had it."""
-ASKS_NOTHING: tuple[object, ...] = (None, "", 1, "auto", "png", [], False)
-"""Values of those that change nothing, as clients send them that fill in every field."""
+ASKS_NOTHING: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys((key for key, why in NOT_OFFERED.items() if why.startswith("a line makes one image")), (1,)),
+    **dict.fromkeys(("quality", "background"), ("auto",)),
+    "output_format": ("png",),
+}
+"""Values that change nothing, beside null, the empty text and the empty list."""
+LONG_KEY = 8
+"""From here on a key that is nearly one of ours is taken for a slip; a shorter one only if it has the same letters."""
 
 Side = Annotated[int, Field(ge=16, multiple_of=16)]
 
@@ -119,14 +131,29 @@ def _parsed(number: int, raw: bytes) -> Numbered:
     if not request.prompt.strip():
         return Numbered(number, None, "prompt is blank")
     for key, value in (request.model_extra or {}).items():
-        if key in NOT_OFFERED:
-            if value in ASKS_NOTHING:
-                continue
-            return Numbered(number, None, f"'{key}' is not offered: {NOT_OFFERED[key]}")
-        near = difflib.get_close_matches(key, RequestLine.model_fields, n=1, cutoff=0.75)
-        if meant := OTHER_NAMES.get(key) or next(iter(near), None):
-            return Numbered(number, None, f"unknown key '{key}'; did you mean '{meant}'?")
+        if complaint := _complaint(key, value):
+            return Numbered(number, None, complaint)
     return Numbered(number, request)
+
+
+def _complaint(key: str, value: Any) -> str | None:
+    """What is wrong with a key that is none of ours; None for one that is carried along."""
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower().replace("-", "_")
+    if plain in NOT_OFFERED:
+        harmless = (None, "", *ASKS_NOTHING.get(plain, ()))
+        asks = value != [] and not any(type(value) is type(each) and value == each for each in harmless)
+        return f"'{key}' is not offered: {NOT_OFFERED[plain]}" if asks else None
+    meant = OTHER_NAMES.get(plain) or _near(plain)
+    return f"unknown key '{key}'; did you mean '{meant}'?" if meant else None
+
+
+def _near(key: str) -> str | None:
+    """The option of which a key is a slip of the pen."""
+    for option in RequestLine.model_fields:
+        if key == option or (len(key) == len(option) > 2 and sorted(key) == sorted(option)):
+            return option
+    long = [option for option in RequestLine.model_fields if len(option) >= LONG_KEY]
+    return next(iter(difflib.get_close_matches(key, long, n=1, cutoff=0.85)), None)
 
 
 def _no_constant(name: str) -> None:
@@ -135,7 +162,8 @@ def _no_constant(name: str) -> None:
 
 def _explain(error: ValidationError) -> str:
     problem = error.errors()[0]
+    where = problem["loc"][0] if problem["loc"] else "the line"
     if problem["type"] == "missing":
-        return f"{problem['loc'][0]} is missing"
+        return f"{where} is missing"
     found = repr(problem["input"])
-    return f"{problem['loc'][0]}: {problem['msg']}, not {found if len(found) <= 60 else f'{found[:60]}…'}"
+    return f"{where}: {problem['msg']}, not {found if len(found) <= 60 else f'{found[:60]}…'}"
