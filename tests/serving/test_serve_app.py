@@ -213,7 +213,6 @@ def test_a_cluster_that_serves_already_is_left_alone(server: Server, ray_cluster
     assert server.http.get("/health").status_code == 200
 
 
-@pytest.mark.slow
 def test_without_a_replica_requests_fail_fast_and_the_next_replica_is_the_same_model(
     server: Server, ray_cluster: str
 ) -> None:
