@@ -232,6 +232,7 @@ def test_the_default_is_an_absolute_file_of_the_current_folder(tmp_path, monkeyp
         ("user:secret@host:5000", r"'\*\*\*@host:5000' is not supported"),
         ("//user:secret@host", r"'//\*\*\*@host': MLflow's file store is closed"),
         ("sqlite:mlflow.db?password=secret", "malformed"),
+        ("http://user:sec secret@127.0.0.1:{port}", "the tracking URI holds white space; write a space as %20"),
     ],
 )
 def test_a_uri_that_can_not_work_is_refused_quickly_in_one_line(uri, message, tmp_path):

@@ -49,9 +49,9 @@ def check_tracking_uri(uri: str) -> str:
 
     Raises RegistryError if MLflow doesn't support it, or if its file or server can't be reached.
     """
-    if any(char.isspace() for char in uri):
-        raise RegistryError("the tracking URI holds white space; write a space as %20")  # not shown: it may be secret
     scheme = _scheme(uri)
+    if scheme not in ("", "file", "sqlite") and any(char.isspace() for char in uri):
+        raise RegistryError("the tracking URI holds white space; write a space as %20")  # not shown: it may be secret
     if scheme in ("http", "https"):
         _check_server(uri)
     elif scheme == "sqlite":
