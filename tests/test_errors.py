@@ -28,6 +28,7 @@ from x2i_platform.errors import StoreError, X2IError, from_text, redacted, to_te
         ("https://host/x#token=pw", "https://host/x#token=***"),
         ("postgresql://me/x:pw@host/db", "postgresql://***@host/db"),
         ("password=pw host=h", "password=*** host=h"),
+        ("AWS_SECRET_ACCESS_KEY=pw", "AWS_SECRET_ACCESS_KEY=***"),
         ("from 'ftp://me:pw@a' to ftp://me:pw@b.", "from 'ftp://***@a' to ftp://***@b."),
     ],
 )
@@ -47,6 +48,8 @@ def test_users_and_secrets_of_urls_are_hidden(text: str, shown: str) -> None:
         "use models:/NAME@ALIAS, models:/NAME/VERSION, runs:/RUN_ID/PATH",
         "train.lr = 'fast': should be a valid number",
         "at 3:50 @ noon, me@work",
+        "--set 'targets.codec': expected key=value, such as train.steps=200",
+        "--set targets.text_tokens=16 --set targets.image_tokens=48",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:

@@ -12,6 +12,9 @@ NO_SLASHES = re.compile(r"(?<![\w/.+-])[\w.+-]+:(?!/)")
 NAMED_VALUE = re.compile(r"((?:^|(?<=[\s?&;#]))([^\s=&;?#]{1,64})=)[^&\s]+")
 SECRET_NAME = re.compile(r"pass|pwd|secret|token|key|credential|signature|^sig$|auth|odbc_connect", re.IGNORECASE)
 
+SECRET_WORD = re.compile(r"(\w+_)?(password|passwd|pass|pwd|secret|token|secret_access_key|api_key)", re.IGNORECASE)
+"""Outside of a URL, where `key=value` and `targets.text_tokens=16` are no secrets."""
+
 
 def redacted(text: str) -> str:
     """The text without user names, passwords and secret parameters of the URLs in it.
@@ -36,7 +39,9 @@ def _without_user(word: re.Match[str]) -> str:
 
 
 def _without_secret(found: re.Match[str]) -> str:
-    return f"{found[1]}***" if SECRET_NAME.search(found[2]) else found[0]
+    in_url = found.string[max(found.start() - 1, 0)] in "?&;#"
+    secret = SECRET_NAME.search(found[2]) if in_url else SECRET_WORD.fullmatch(found[2])
+    return f"{found[1]}***" if secret else found[0]
 
 
 def shown(text: str) -> str:
