@@ -140,9 +140,9 @@ def test_a_fingerprint_survives_json_and_differences_are_named(mini: Recipe) -> 
     chosen = override(mini, ["targets.taps=[double.0.image, single.0]", "teacher.guidance=3.3333333333333335"])
     features = fingerprint.features(chosen)
     stored = json.loads(json.dumps(features))
-    assert differences(features, stored) == []
+    assert differences(features, stored, where="in the store") == []
     asked = fingerprint.features(override(chosen, ["targets.codec=bf16", "teacher.text_tokens=256"]))
-    assert differences(asked, stored) == [
+    assert differences(asked, stored, where="in the store") == [
         "targets.canvas.text_tokens: 128 in the store, 256 asked for",
         "targets.codec: 'int8' in the store, 'bf16' asked for",
         "text.text_tokens: 128 in the store, 256 asked for",
