@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import pickle
+import json
 import tempfile
 from collections.abc import Iterable, Iterator
+from dataclasses import astuple
 from typing import Self
 
 from x2i_platform.captions.records import Record
@@ -33,12 +34,12 @@ class KeptRecords:
             return
         self._file.seek(0)
         for _ in range(self._kept):
-            yield pickle.load(self._file)
+            yield Record(*json.loads(self._file.readline()))
 
     def _first_round(self) -> Iterator[Record]:
         count = 0
         for record in self._records:
-            pickle.dump(record, self._file)
+            self._file.write(json.dumps(astuple(record)).encode() + b"\n")
             count += 1
             yield record
         self._kept = count
