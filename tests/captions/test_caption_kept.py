@@ -6,7 +6,11 @@ from collections.abc import Iterator
 
 from x2i_platform.captions import KeptRecords, Record
 
-RECORDS = [Record("a.txt", 1, "a red circle"), Record("a.txt", 2, None, "empty"), Record("b.txt", 1, "Grüße, 你好 \ud800")]
+RECORDS = [
+    Record("a.txt", 1, "a red circle"),
+    Record("a.txt", 2, None, "empty"),
+    Record("b.txt", 1, "Grüße, 你好 \ud800"),
+]
 
 
 def test_every_round_gives_the_same_and_the_source_is_read_once() -> None:
