@@ -47,6 +47,7 @@ def tap_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "store", run("add_tap", "store", folder=folder).stdout
 
 
+@pytest.mark.slow
 def test_add_tap(tap_run: tuple[Path, str]) -> None:
     store, printed = tap_run
     assert printed.splitlines()[0] == f"taps in the store: {', '.join(CHOSEN)}"
@@ -57,6 +58,7 @@ def test_add_tap(tap_run: tuple[Path, str]) -> None:
     assert [path.name for path in store.parent.iterdir()] == ["store"]
 
 
+@pytest.mark.slow
 def test_read_features_is_plain_pyarrow_and_right(tap_run: tuple[Path, str], tmp_path: Path) -> None:
     """It reads without this package, and what this package reads."""
     folder, _ = tap_run
@@ -78,6 +80,7 @@ def test_read_features_is_plain_pyarrow_and_right(tap_run: tuple[Path, str], tmp
     assert re.findall(r"^    (\S+): .*, mean 0\.00, deviation 1\.00$", done.stdout, re.M) == CHOSEN
 
 
+@pytest.mark.slow
 def test_read_features_makes_a_store_where_it_is_given_none(tmp_path: Path) -> None:
     printed = run("read_features", folder=tmp_path).stdout
     assert len(re.findall(r"MLLM states \(5, \d+, 128\)", printed)) == 4
@@ -86,6 +89,7 @@ def test_read_features_makes_a_store_where_it_is_given_none(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_distill_step_comes_closer_to_the_teacher(tmp_path: Path) -> None:
     losses = numbers(r"step \d+: loss ([\d.]+)", run("distill_step", folder=tmp_path).stdout)
     assert losses == sorted(losses, reverse=True)
@@ -104,6 +108,7 @@ def test_own_recipe(tmp_path: Path) -> None:
     assert (left.train.steps, left.teacher) == (200, load("mini", shipped=RECIPES).teacher)
 
 
+@pytest.mark.slow
 def test_generate_draws_what_was_asked_for(tmp_path: Path) -> None:
     printed = run("generate", str(tmp_path), folder=tmp_path).stdout
     assert [line.rpartition(": ")[2] for line in printed.splitlines()] == ["right"] * 3

@@ -26,6 +26,7 @@ from x2i_platform.errors import TrainingError
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims
 from x2i_platform.recipes import override
 
+pytestmark = pytest.mark.slow  # every strategy on one and on two workers, in processes of their own
 KINDS = ("ddp", "zero1", "zero2", "zero3")
 STEPS, HALF = 10, 5
 # The second layer of the projector is above the size up to which ZeRO-3 keeps a tensor whole on every worker (100,000);

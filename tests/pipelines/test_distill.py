@@ -70,6 +70,7 @@ def steps_logged(folder: Path, run_id: str, metric: str) -> list[int]:
     return [point.step for point in client.get_metric_history(run_id, metric)]
 
 
+@pytest.mark.slow
 def test_a_training_is_registered_found_again_and_better_than_its_beginning(
     tmp_path: Path, store: str, ray_cluster: str
 ) -> None:

@@ -108,6 +108,7 @@ def test_running_again_makes_nothing_and_needs_no_cluster(
     assert (out / "index.jsonl").read_bytes() == index
 
 
+@pytest.mark.slow
 def test_a_lost_image_is_made_again_byte_for_byte_and_no_other(
     first: Report, model_folder: Path, requests: str, out: Path, ray_cluster: str
 ) -> None:
@@ -121,6 +122,7 @@ def test_a_lost_image_is_made_again_byte_for_byte_and_no_other(
         assert ((out / "images" / name).stat().st_mtime_ns == modified) == (name != lost)
 
 
+@pytest.mark.slow
 def test_other_settings_make_other_images_beside_and_a_failed_line_ends_the_command_with_2(
     first: Report,
     model_folder: Path,
