@@ -60,7 +60,7 @@ def precompute(
 ) -> None:
     """Captions to features: T5 and CLIP outputs, MLLM states, attention targets. Run again to continue."""
     from pipelines import precompute as flow
-    from x2i_platform.captions import Captions, Reading
+    from x2i_platform.precompute.captions import Captions, Reading
 
     chosen = load_recipe(recipe, overrides)
     source = Captions(captions, Reading(column, header, delimiter, quoted, encoding, per_file), limit)
@@ -86,16 +86,17 @@ def train(
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Distil AlignNet from a feature store and register it. Run again to continue."""
-    from pipelines import distill, training_job
+    from pipelines import train as flow
+    from x2i_platform.training.job import describe, prepare
 
     chosen = load_recipe(recipe, overrides)
-    destination = distill.Destination(name or chosen.name, tracking_server(tracking_uri), runs)
-    job = training_job.plan(chosen, store=store)
+    destination = flow.Destination(name or chosen.name, tracking_server(tracking_uri), runs)
+    job = prepare(chosen, store=store)
     if dry_run:
-        show(training_job.describe(job), title="would train", as_json=as_json)
+        show(describe(job), title="would train", as_json=as_json)
         return
     with progress_bar("train", unit="steps") as progress:
-        report = distill.run(job, destination, address=address, on_progress=progress)
+        report = flow.run(job, destination, address=address, on_progress=progress)
     show(asdict(report), title="already trained" if report.already_trained else "trained", as_json=as_json)
 
 
@@ -141,7 +142,7 @@ def evaluate(
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Compare a model with its teacher, or another model, on the same prompts and noise. Run again to continue."""
-    from pipelines.evaluation_options import options  # first, as the rest loads torch
+    from x2i_platform.evaluation.options import options  # first, as the rest loads torch
 
     chosen = options(suites=suite, states=states, cases=cases, prompts=prompts, images=images, layout=layout, gate=gate)
     from pipelines import evaluate as flow
@@ -206,7 +207,7 @@ def plan(
 ) -> None:
     """What a recipe costs: bytes, FLOPs, GPU-hours, money. Nothing is loaded or written."""
     from pipelines.plan import captions_or_rows, describe
-    from x2i_platform.captions import Reading
+    from x2i_platform.precompute.captions import Reading
 
     chosen = load_recipe(recipe, overrides)
     reading = Reading(column, header, delimiter, quoted, encoding, per_file)

@@ -40,7 +40,7 @@ def import_(
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Register a released AlignNet as a version that generate and serve run."""
-    from pipelines.model_files import import_model
+    from pipelines.models import import_model
 
     chosen = load_recipe(recipe, overrides)
     imported = import_model(path, chosen, name=name or chosen.name, tracking_uri=tracking_server(tracking_uri))
@@ -55,6 +55,6 @@ def export(
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Write a model's AlignNet in the released layout."""
-    from pipelines.model_files import export_model
+    from pipelines.models import export_model
 
     show({"file": str(export_model(model_folder(model, tracking_uri), out))}, title="exported", as_json=as_json)

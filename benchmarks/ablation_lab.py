@@ -16,11 +16,6 @@ from torch import Tensor
 
 from pipelines import RECIPES
 from x2i_platform.config import Recipe, States
-from x2i_platform.distill.data import Batch
-from x2i_platform.distill.loop import SPREAD_SAMPLES
-from x2i_platform.distill.step import distill_step
-from x2i_platform.distill.warm_start import Spread, TextBatch, spread_of
-from x2i_platform.draws import draw_tokens
 from x2i_platform.features.codec import decode, encode_int8, encode_raw
 from x2i_platform.features.reader import TextRow
 from x2i_platform.mini.judge import judge
@@ -33,7 +28,12 @@ from x2i_platform.models.mllm import MLLM
 from x2i_platform.models.taps import Tap, attention_taps, select_taps
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextConditioning, TextEncoders
+from x2i_platform.precompute.draws import draw_tokens
 from x2i_platform.recipes import load, override
+from x2i_platform.training.data import Batch
+from x2i_platform.training.loop import SPREAD_SAMPLES
+from x2i_platform.training.step import distill_step
+from x2i_platform.training.warm_start import Spread, TextBatch, spread_of
 
 HELD_OUT = 64
 """Captions of every trial that only the KL is measured on."""

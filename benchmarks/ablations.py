@@ -36,15 +36,14 @@ from ablation_lab import (
 )
 
 from pipelines import RECIPES
-from pipelines.training_job import alignnet_dims
 from x2i_platform.config import Recipe, States
 from x2i_platform.console import progress_bar
-from x2i_platform.distill.loop import learning_rate
-from x2i_platform.distill.step import distill_step
-from x2i_platform.distill.warm_start import warm_start_rate, warm_start_step
 from x2i_platform.evaluation.statistics import paired_interval
-from x2i_platform.models.alignnet import AlignNet
+from x2i_platform.models.alignnet import AlignNet, AlignNetDims
 from x2i_platform.recipes import load, override
+from x2i_platform.training.loop import learning_rate
+from x2i_platform.training.step import distill_step
+from x2i_platform.training.warm_start import warm_start_rate, warm_start_step
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ def run(lab: Lab, line: str, *, seed: int, steps: int, warm_start_steps: int) ->
 def train(material: Material, targets: Targets, *, recipe: Recipe, title: str) -> AlignNet:
     """The warm start, then distillation."""
     config = recipe.train
-    alignnet = AlignNet(recipe.alignnet, dims=alignnet_dims(recipe))
+    alignnet = AlignNet(recipe.alignnet, dims=AlignNetDims.of(recipe))
     optimizer = torch.optim.AdamW(
         alignnet.parameters(), lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
     )

@@ -14,13 +14,13 @@ import json
 import torch
 
 from pipelines import RECIPES
-from x2i_platform.distill.losses import attention_kl
 from x2i_platform.features.codec import decode, encode_int8, encode_raw
 from x2i_platform.mini import captions_path
 from x2i_platform.models.taps import attention_taps
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextEncoders
 from x2i_platform.recipes import load
+from x2i_platform.training.losses import attention_kl
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
     python benchmarks/loss.py [--taps 8 --tokens 512 --channels 3072 --batch 1 --dtype bfloat16 --device cpu --json]
 
-Three ways to the same loss and gradient: `fused` is `x2i_platform.distill.losses.attention_kl`; `term-by-term (input
+Three ways to the same loss and gradient: `fused` is `x2i_platform.training.losses.attention_kl`; `term-by-term (input
 dtype)` evaluates the released formula tap by tap in the features' own dtype, adds the terms up in Python and leaves the
 gradient to autograd; `term-by-term (float32)` does so on features cast to float32.
 
@@ -36,7 +36,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from x2i_platform.distill.losses import attention_kl
+from x2i_platform.training.losses import attention_kl
 
 TEMPERATURE = 3.0
 Loss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]

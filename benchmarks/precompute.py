@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import RECIPES, precompute
-from x2i_platform.captions import Captions
 from x2i_platform.config import Recipe
 from x2i_platform.features.schema import FEATURE_TABLES
 from x2i_platform.features.store import FeatureStore
 from x2i_platform.mini import captions_path
+from x2i_platform.precompute.captions import Captions
 from x2i_platform.recipes import load
 
 Rates = dict[str, float]
@@ -53,7 +53,7 @@ def through_ray(recipe: Recipe, captions: Path, store: Path) -> Rates:
 def _bare_stage(table: str, recipe: dict[str, Any], store: str, shards: int, results: Any) -> None:
     import torch
 
-    from x2i_platform.stages import build_stage
+    from x2i_platform.precompute.stages import build_stage
 
     torch.set_num_threads(1)
     stage = build_stage(table, recipe=Recipe.model_validate(recipe), store_url=store)

@@ -13,19 +13,19 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines import RECIPES, distill, evaluate, precompute
-from pipelines.evaluation_options import Options
-from pipelines.training_job import plan
-from x2i_platform.captions import Captions
+from pipelines import RECIPES, evaluate, precompute, train
 from x2i_platform.console import progress_bar
+from x2i_platform.evaluation.options import Options
 from x2i_platform.evaluation.results import ALL
 from x2i_platform.evaluation.statistics import Row
 from x2i_platform.mini import captions_path
 from x2i_platform.mini.checkpoints import MANIFEST, digests, trained_folder
 from x2i_platform.mini.suites import DEFAULT_SUITES
 from x2i_platform.models.model_folder import read_recipe
+from x2i_platform.precompute.captions import Captions
 from x2i_platform.recipes import load
 from x2i_platform.registry.models import resolve
+from x2i_platform.training.job import prepare
 
 RECIPE = "mini-full"
 NAME = "mini-alignnet"
@@ -47,11 +47,9 @@ def run(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with progress_bar("precompute", unit="captions") as progress:
         precompute.run(recipe, Captions(str(captions_path())), store=store, address=None, on_progress=progress)
-    job = plan(recipe, store=store)
+    job = prepare(recipe, store=store)
     with progress_bar("train", unit="steps") as progress:
-        trained = distill.run(
-            job, distill.Destination(NAME, uri, str(folder / "runs")), address=None, on_progress=progress
-        )
+        trained = train.run(job, train.Destination(NAME, uri, str(folder / "runs")), address=None, on_progress=progress)
     source, target = resolve(trained.model, tracking_uri=uri), trained_folder() / "alignnet"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
@@ -65,7 +63,7 @@ def run(folder: Path) -> None:
     _add_to_manifest(rows, trained=trained, seed=recipe.train.seed)
 
 
-def _add_to_manifest(rows: Sequence[Row], *, trained: distill.Report, seed: int) -> None:
+def _add_to_manifest(rows: Sequence[Row], *, trained: train.Report, seed: int) -> None:
     path = trained_folder() / MANIFEST
     manifest = json.loads(path.read_text("utf-8"))
     manifest["alignnet"] = {

@@ -20,17 +20,16 @@ from small_store import make_store
 from torch import Tensor, nn
 
 from pipelines import RECIPES
-from pipelines.training_job import alignnet_dims
 from x2i_platform.config import Recipe
-from x2i_platform.distill.data import Batch, Collate, FeatureDataset, Place
-from x2i_platform.distill.losses import attention_kl
-from x2i_platform.distill.step import distill_step
 from x2i_platform.features.schema import sample_id
 from x2i_platform.features.store import FeatureStore
-from x2i_platform.models.alignnet import AlignNet, Conditioning
+from x2i_platform.models.alignnet import AlignNet, AlignNetDims, Conditioning
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextConditioning, TextEncoders
 from x2i_platform.recipes import load
+from x2i_platform.training.data import Batch, Collate, FeatureDataset, Place
+from x2i_platform.training.losses import attention_kl
+from x2i_platform.training.step import distill_step
 
 CAPTIONS = ["a red circle left of a blue square", "two small green stars", "a large yellow heart", "a black cross"]
 CHOICE = ["targets.taps=[double.1.image, single.3]", "mllm.states=prompt"]
@@ -60,7 +59,7 @@ def watch(module: nn.Module, conditioning: Conditioning | TextConditioning, *, t
 def main(folder: str) -> None:
     recipe = load("mini", shipped=RECIPES, overrides=CHOICE)
     teacher = Teacher.load(recipe.teacher)
-    alignnet = AlignNet(recipe.alignnet, dims=alignnet_dims(recipe))
+    alignnet = AlignNet(recipe.alignnet, dims=AlignNetDims.of(recipe))
 
     # Other taps: the store holds those that the recipe names, and the step learns from those that the batch has.
     batch = read_batch(make_store(folder, recipe=recipe, captions=CAPTIONS), recipe=recipe)

@@ -3,7 +3,7 @@
     python examples/distill_step.py
 
 Here teacher and student run side by side. `x2i-platform train` reads the teacher's outputs from a feature store, and
-its step is `x2i_platform/distill/step.py`. Writes nothing.
+its step is `x2i_platform/training/step.py`. Writes nothing.
 
 Shape suffixes: B batch, C MLLM layers + 1, S tokens, H hidden width, N image tokens.
 """
@@ -13,15 +13,14 @@ from __future__ import annotations
 import torch
 
 from pipelines import RECIPES
-from pipelines.training_job import alignnet_dims
 from x2i_platform.config import Recipe
-from x2i_platform.distill.losses import attention_kl
-from x2i_platform.models.alignnet import AlignNet, Conditioning, pad_states
+from x2i_platform.models.alignnet import AlignNet, AlignNetDims, Conditioning, pad_states
 from x2i_platform.models.mllm import MLLM
 from x2i_platform.models.taps import attention_taps
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextConditioning, TextEncoders
 from x2i_platform.recipes import load
+from x2i_platform.training.losses import attention_kl
 
 CAPTIONS = ["a red circle left of a blue square", "two small green stars", "a large yellow heart", "a black cross"]
 STEPS = 30
@@ -48,7 +47,7 @@ def distill(recipe: Recipe) -> list[float]:
     # What there is to read: the MLLM's hidden states of the same captions, padded to the teacher's text length.
     states_BCSH, mask_BS = pad_states(mllm.encode(CAPTIONS), text_tokens=recipe.teacher.text_tokens)
     # What learns. The DiT stays frozen; gradients only pass through it.
-    alignnet = AlignNet(recipe.alignnet, dims=alignnet_dims(recipe))
+    alignnet = AlignNet(recipe.alignnet, dims=AlignNetDims.of(recipe))
     optimizer = torch.optim.AdamW(alignnet.parameters(), lr=recipe.train.lr)
     losses = []
     for _ in range(STEPS):

@@ -10,13 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.mini.drawing import picture
 from x2i_platform.mini.judge import judge
 from x2i_platform.mini.languages import caption
 from x2i_platform.mini.scenes import Scene, Thing
 from x2i_platform.models.prompts import Prompt
 from x2i_platform.models.weights import locate
-from x2i_platform.serving.generator import Generator, ImageRequest
 
 SCENE = Scene(Thing("circle", "red"), relation="left of", second=Thing("square", "blue"))
 SEED = 7

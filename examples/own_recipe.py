@@ -11,10 +11,10 @@ import tempfile
 from pathlib import Path
 
 from pipelines import RECIPES
-from pipelines.plan import plan_recipe
 from x2i_platform import fingerprint
 from x2i_platform.config import differences
 from x2i_platform.errors import ConfigError
+from x2i_platform.plan import plan_recipe
 from x2i_platform.recipes import load
 
 # Only what differs is written down; sections are merged key by key. x2i_platform/config.py says what every key means.

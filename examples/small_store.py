@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from x2i_platform import fingerprint
-from x2i_platform.captions import Record
 from x2i_platform.config import Recipe
-from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.schema import SAMPLES, STAGE_ORDER
 from x2i_platform.features.store import FeatureStore
-from x2i_platform.stages import build_stage
+from x2i_platform.precompute.captions import Record
+from x2i_platform.precompute.shards import plan_shards
+from x2i_platform.precompute.stages import build_stage
 
 
 def make_store(folder: str, *, recipe: Recipe, captions: Sequence[str]) -> FeatureStore:

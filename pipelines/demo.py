@@ -13,25 +13,25 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipelines import RECIPES, distill, evaluate, precompute
-from pipelines.evaluation_images import Baseline
-from pipelines.evaluation_options import Options
-from pipelines.evaluation_tasks import Task, suite_tasks
-from pipelines.training_job import plan
-from x2i_platform.captions import Captions
+from pipelines import RECIPES, evaluate, precompute, train
 from x2i_platform.config import Recipe
 from x2i_platform.evaluation.contact_sheet import contact_sheet
+from x2i_platform.evaluation.images import Baseline
+from x2i_platform.evaluation.options import Options
 from x2i_platform.evaluation.results import ALL
 from x2i_platform.evaluation.statistics import Row
+from x2i_platform.evaluation.tasks import Task, suite_tasks
+from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.mini import captions_path
 from x2i_platform.mini.suites import DEFAULT_SUITES
 from x2i_platform.models.devices import choose_device
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.prompts import Prompt
+from x2i_platform.precompute.captions import Captions
 from x2i_platform.recipes import load
 from x2i_platform.registry.models import resolve
 from x2i_platform.registry.tracking import check_tracking_uri
-from x2i_platform.serving.generator import Generator, ImageRequest
+from x2i_platform.training.job import prepare
 
 MODEL = "mini-demo"
 SHIPPED = "mini:alignnet"
@@ -70,9 +70,9 @@ def run(folder: Path, *, overrides: Sequence[str], bar: Bar, captions: int = CAP
     source = Captions(str(captions_path()), limit=captions)
     with bar("precompute", unit="captions") as progress:
         stored = precompute.run(recipe, source, store=store, address=None, on_progress=progress)
-    destination = distill.Destination(MODEL, tracking_uri, str(folder / "runs"))
+    destination = train.Destination(MODEL, tracking_uri, str(folder / "runs"))
     with bar("train", unit="steps") as progress:
-        trained = distill.run(plan(recipe, store=store), destination, address=None, on_progress=progress)
+        trained = train.run(prepare(recipe, store=store), destination, address=None, on_progress=progress)
     student, shipped = (resolve(name, tracking_uri=tracking_uri) for name in (trained.alias, SHIPPED))
     with bar("evaluate", unit="images") as progress:
         options = Options(suites=("english",), splits=("held_out",), states=("answer",), cases=cases)

@@ -15,8 +15,12 @@ from pathlib import Path
 from PIL import Image
 
 from pipelines import RECIPES
-from pipelines.evaluation_distances import attention_distances
-from pipelines.evaluation_images import (
+from x2i_platform import fingerprint
+from x2i_platform.config import Recipe, digest
+from x2i_platform.errors import ConfigError
+from x2i_platform.evaluation.curves import Curve
+from x2i_platform.evaluation.distances import attention_distances
+from x2i_platform.evaluation.images import (
     Baseline,
     baseline_file,
     check_layout,
@@ -26,16 +30,13 @@ from pipelines.evaluation_images import (
     open_image,
     student_file,
 )
-from pipelines.evaluation_options import Options
-from pipelines.evaluation_tasks import Task, file_tasks, suite_tasks
-from x2i_platform import fingerprint
-from x2i_platform.config import Recipe, digest
-from x2i_platform.errors import ConfigError
-from x2i_platform.evaluation.curves import Curve
+from x2i_platform.evaluation.options import Options
 from x2i_platform.evaluation.report import write
 from x2i_platform.evaluation.report_data import Report, Sheet, SheetRow
 from x2i_platform.evaluation.results import ALL, Result, ResultLog
 from x2i_platform.evaluation.statistics import GateVerdict, Row, gate, summarise
+from x2i_platform.evaluation.tasks import Task, file_tasks, suite_tasks
+from x2i_platform.generation.generator import Generator
 from x2i_platform.mini.suites import DEFAULT_SUITES
 from x2i_platform.models.devices import choose_device
 from x2i_platform.models.model_folder import read_recipe
@@ -43,7 +44,6 @@ from x2i_platform.models.prompts import Prompt, Video
 from x2i_platform.models.weights import identity
 from x2i_platform.recipes import load, override
 from x2i_platform.registry.evaluations import log_evaluation, record_gate
-from x2i_platform.serving.generator import Generator
 
 RESULTS_FILE = "results.jsonl"
 MINI = "mini:"

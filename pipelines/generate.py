@@ -19,19 +19,19 @@ from PIL import Image
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from pipelines.ray_session import Need, bounded_restarts, explained, ray_session
+from pipelines.ray_cluster.session import Need, bounded_restarts, explained, ray_session
 from x2i_platform import fingerprint
 from x2i_platform.config import GenerateConfig, Recipe, digest
 from x2i_platform.errors import ClusterError, X2IError, from_text, redacted, to_text
 from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.features.files import Files
+from x2i_platform.generation.generator import Generator, ImageRequest
+from x2i_platform.generation.requests import Numbered, read_requests
 from x2i_platform.models.devices import NOT_A_ROWS_FAULT, choose_device
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.weights import identity
 from x2i_platform.recipes import override
 from x2i_platform.serving.api import text_chunks
-from x2i_platform.serving.generator import Generator, ImageRequest
-from x2i_platform.serving.requests import Numbered, read_requests
 
 INDEX_FILE, ERRORS_FILE, SHEET_FILE = "index.jsonl", "errors.jsonl", "contact_sheet.png"
 SHEET_IMAGES = 64

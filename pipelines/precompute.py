@@ -16,16 +16,16 @@ import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from pipelines.plan import Plan, count_captions, plan_recipe, require_budget
-from pipelines.ray_session import Need, bounded_restarts, explained, ray_session
+from pipelines.ray_cluster.session import Need, bounded_restarts, explained, ray_session
 from x2i_platform import fingerprint
-from x2i_platform.captions import Captions, KeptRecords, Record
 from x2i_platform.config import Recipe
 from x2i_platform.errors import InputError, X2IError, from_text, to_text
-from x2i_platform.features.intake import Intake
-from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.schema import FEATURE_TABLES, SAMPLES, STAGE_ORDER
 from x2i_platform.features.store import FeatureStore, Fingerprint, Manifest
+from x2i_platform.plan import Plan, plan_recipe, require_budget
+from x2i_platform.precompute.captions import Captions, KeptRecords, Record
+from x2i_platform.precompute.intake import Intake, count_captions
+from x2i_platform.precompute.shards import plan_shards
 
 Progress = Callable[[int, int], None]
 """Called with samples done and samples to do."""
@@ -75,8 +75,8 @@ def _estimate(
 
 def _fault(recipe: Recipe) -> Callable[[dict[str, Any]], str | None]:
     """Says why a caption will be too long for the MLLM: its tokenizer alone can tell, before anything is computed."""
-    from x2i_platform.draws import prompt_limit
     from x2i_platform.models.mllm import caption_tokens  # loads transformers
+    from x2i_platform.precompute.draws import prompt_limit
 
     count = caption_tokens(recipe.mllm)
 
@@ -130,7 +130,9 @@ class StageActor:
     """A stage inside a Ray actor: the model is loaded once, shards come and go."""
 
     def __init__(self, table: str, *, recipe: dict[str, Any], store: str) -> None:
-        from x2i_platform.stages import build_stage  # loads diffusers and transformers, which only actors need
+        from x2i_platform.precompute.stages import (
+            build_stage,  # loads diffusers and transformers, which only actors need
+        )
 
         self.refusal = ""
         try:

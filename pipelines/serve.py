@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 from ray import serve
 
-from pipelines.ray_keys import is_locked
-from pipelines.ray_session import Need, ray_session
+from pipelines.ray_cluster.keys import is_locked
+from pipelines.ray_cluster.session import Need, ray_session
 from x2i_platform.errors import ClusterError
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.registry import models

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from random_models import RANDOM
 
 from pipelines import RECIPES
+from tests.random_models import RANDOM
 from x2i_platform.config import Recipe
 from x2i_platform.recipes import load
 

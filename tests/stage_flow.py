@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import random_models
 import torch
 
+import tests.random_models as random_models
 from pipelines import RECIPES
-from x2i_platform.captions import Record
 from x2i_platform.config import Recipe
-from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.reader import Sample, ShardReader, read_table
 from x2i_platform.features.schema import MLLM, TARGETS, TEXT, sample_id
 from x2i_platform.features.store import FeatureStore
+from x2i_platform.precompute.captions import Record
+from x2i_platform.precompute.shards import plan_shards
+from x2i_platform.precompute.stages import MLLMStage, Stage, TargetsStage, TextStage, build_stage
 from x2i_platform.recipes import load
-from x2i_platform.stages import MLLMStage, Stage, TargetsStage, TextStage, build_stage
 
 CAPTIONS = random_models.CAPTIONS[:6]
 AnyStage = TypeVar("AnyStage", bound=Stage)

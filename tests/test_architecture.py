@@ -3,53 +3,91 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+DOCUMENT = ROOT / "docs" / "architecture.md"
 SOURCES = sorted([*ROOT.glob("cli*.py"), *(ROOT / "pipelines").rglob("*.py"), *(ROOT / "x2i_platform").rglob("*.py")])
 
-FOUNDATION = {"errors", "config", "cache", "torchvision_schemas"}
-MAY_IMPORT: dict[str, set[str]] = {
-    # Room: rooms of this project it may import besides itself and the foundation.
-    "errors": set(),
-    "config": set(),
-    "cache": {"errors"},
-    "torchvision_schemas": set(),
-    "recipes": set(),
-    "captions": {"streams"},
-    "streams": set(),
-    "console": set(),
-    "options": set(),
-    "mini": set(),
-    "models": {"mini", "recipes"},
-    "features": {"captions"},
-    "registry": {"mini.checkpoints", "models.catalog", "models.model_folder"},
-    "evaluation": set(),
-    "fingerprint": {"models", "features"},
-    "draws": {"features"},
-    "stages": {"models", "features", "draws"},
-    "distill": {"models", "features"},
-    "serving": {"fingerprint", "models", "registry", "streams"},
-    "pipelines": {
-        *("captions", "recipes", "fingerprint", "models", "features", "draws", "stages", "distill", "registry"),
-        *("serving", "evaluation", "mini", "pipelines"),
-    },
-    "cli": {"console", "options", "captions", "recipes", "models", "registry", "pipelines", "cli_models"},
-    "cli_models": {"console", "options", "pipelines"},
+
+@dataclass(frozen=True)
+class Room:
+    """A room of the project: what is in it, and which rooms before it in the table it may import."""
+
+    what: str
+    knows: tuple[str, ...] = ()
+
+
+ROOMS: dict[str, Room] = {
+    # From the ground up: a room knows only rooms that stand before it.
+    "errors": Room("every error; how one crosses process borders; what is hidden in messages"),
+    "config": Room("every setting, as frozen values"),
+    "cache": Room("where this machine keeps what can be made again", ("errors",)),
+    "torchvision_schemas": Room("operators that torchvision declares and some builds of it lack"),
+    "recipes": Room("YAML recipes: inheritance, overrides, unknown keys"),
+    "console": Room("tables and progress bars"),
+    "options": Room("options that commands share"),
+    "streams": Room("files wherever they lie, packed or not"),
+    "mini": Room(
+        "the miniature world: scenes, captions, pictures, videos, judge, suites; its models and their training"
+    ),
+    "models": Room("AlignNet, the teacher and its taps, text encoders, MLLMs, catalogue, FLOPs", ("mini", "recipes")),
+    "features": Room("the feature store: files, commits, shards, codecs"),
+    "fingerprint": Room("what makes two results interchangeable", ("models", "features")),
+    "costs": Room("bytes and FLOPs of one caption", ("models", "features")),
+    "plan": Room("the price of a recipe", ("costs", "recipes")),
+    "precompute": Room(
+        "captions, their shards and the three stages ([captions](captions.md))", ("streams", "models", "features")
+    ),
+    "registry": Room(
+        "MLflow: runs, versions, aliases, model cards", ("mini.checkpoints", "models.catalog", "models.model_folder")
+    ),
+    "training": Room(
+        "the job, the loss, the step, strategies, the loop, checkpoints", ("fingerprint", "plan", "models", "features")
+    ),
+    "generation": Room("`Generator`, and the lines of a request file", ("models", "streams")),
+    "evaluation": Room(
+        "tasks, images, paired results, statistics, gate, report, layouts for external scorers",
+        ("generation", "training.validation", "models", "mini"),
+    ),
+    "serving": Room(
+        "the HTTP interface, what a service is pinned to, the Ray Serve application",
+        ("generation", "registry", "fingerprint", "models"),
+    ),
+    "pipelines": Room(
+        "one file a verb, each readable as a method, and the Ray cluster it runs on",
+        (
+            *("recipes", "streams", "mini", "models", "features", "fingerprint", "plan", "precompute", "registry"),
+            *("training", "generation", "evaluation", "serving"),
+        ),
+    ),
+    "cli_models": Room("the command line: group `models`", ("console", "options", "pipelines")),
+    "cli": Room(
+        "the command line: parse, call a pipeline, print",
+        (
+            *("console", "options", "recipes", "models", "precompute.captions", "training.job", "evaluation.options"),
+            *("registry", "pipelines", "cli_models"),
+        ),
+    ),
 }
+FOUNDATION = ("errors", "config", "cache", "torchvision_schemas")
+"""Rooms that every room may import."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
     # Library: the places it may be imported in.
     "transformers": ("x2i_platform/models/", "x2i_platform/mini/"),
     "diffusers": ("x2i_platform/models/", "x2i_platform/mini/"),
     "mlflow": ("x2i_platform/registry/",),
-    "deepspeed": ("x2i_platform/distill/strategy.py",),
+    "deepspeed": ("x2i_platform/training/strategy.py",),
     "ray.serve": ("x2i_platform/serving/app.py", "pipelines/serve.py"),
-    "ray.train": ("pipelines/distill.py", "pipelines/process_group.py", "pipelines/train_worker.py"),
-    "ray.data": ("pipelines/precompute.py", "pipelines/generate.py", "pipelines/ray_session.py"),
+    "ray.train": ("pipelines/train.py", "pipelines/ray_cluster/"),
+    "ray.data": ("pipelines/precompute.py", "pipelines/generate.py", "pipelines/ray_cluster/session.py"),
     "ray": ("pipelines/", "x2i_platform/serving/app.py"),
     "duckdb": (),
     "rich": ("x2i_platform/console.py",),
@@ -79,26 +117,45 @@ def room(module: str) -> str | None:
     return parts[1] if len(parts) > 1 else ""
 
 
-def is_in(module: str, rooms: set[str]) -> bool:
+def is_in(module: str, rooms: Iterable[str]) -> bool:
     """Whether a module is one of some rooms, or inside one."""
     name = module.removeprefix("x2i_platform.")
     return any(name == allowed or name.startswith(f"{allowed}.") for allowed in rooms)
 
 
-def own_room(path: Path) -> str:
-    found = room(".".join(path.relative_to(ROOT).with_suffix("").parts))
-    assert found is not None
-    return found
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def layers_table() -> str:
+    """The rooms as `docs/architecture.md` shows them."""
+    lines = ["| room | what is in it | knows |", "|---|---|---|"]
+    for name, each in ROOMS.items():
+        known = ", ".join(f"`{other}`" for other in each.knows) or "–"
+        lines.append(f"| `{name}` | {each.what} | {known} |")
+    return "\n".join(lines)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_go_down(path: Path) -> None:
-    here = own_room(path)
-    if here == "__init__":
+def test_a_module_imports_only_what_its_room_knows(path: Path) -> None:
+    here = room(module_name(path))
+    if not here:
         return
-    allowed = MAY_IMPORT[here] | FOUNDATION | {here}
-    ours = {module for module in imports(path) if room(module) in MAY_IMPORT}
-    assert not {module for module in ours if not is_in(module, allowed)}
+    ours = {module for module in imports(path) if room(module) in ROOMS}
+    assert not {module for module in ours if not is_in(module, (*ROOMS[here].knows, *FOUNDATION, here))}
+
+
+def test_no_room_knows_one_that_stands_after_it() -> None:
+    order = list(ROOMS)
+    for name, each in ROOMS.items():
+        for known in each.knows:
+            assert order.index(known.partition(".")[0]) < order.index(name), f"{name} knows {known}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    names = {module_name(path) for path in SOURCES}
+    graph = {module_name(path): (names & set(imports(path))) - {module_name(path)} for path in SOURCES}
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -111,8 +168,13 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
 
 
 def test_every_room_is_in_the_table() -> None:
-    rooms = {own_room(path) for path in SOURCES} - {"__init__"}
-    assert rooms == set(MAY_IMPORT)
+    assert {room(module_name(path)) for path in SOURCES} - {""} == set(ROOMS)
+
+
+def test_the_documented_table_is_this_one() -> None:
+    assert layers_table() in DOCUMENT.read_text(encoding="utf-8"), (
+        "paste what `python tests/test_architecture.py` prints"
+    )
 
 
 def test_files_and_functions_stay_small() -> None:
@@ -122,3 +184,7 @@ def test_files_and_functions_stay_small() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 50, f"{path}:{node.lineno} {node.name} is too long"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(f"{layers_table()}\n")

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from random_models import RANDOM
 
 import cli
 from pipelines import RECIPES
+from tests.random_models import RANDOM
 from x2i_platform import console
 from x2i_platform.mini import captions_path
 from x2i_platform.recipes import shipped_names

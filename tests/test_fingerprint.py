@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from random_models import RANDOM
 
 from pipelines import RECIPES
+from tests.random_models import RANDOM
 from x2i_platform import fingerprint
 from x2i_platform.config import Recipe, differences
 from x2i_platform.models.weights import locate

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from random_models import RANDOM
 
 from pipelines import RECIPES
+from tests.random_models import RANDOM
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError
 from x2i_platform.recipes import load, override, shipped_names

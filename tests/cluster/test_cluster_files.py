@@ -11,7 +11,18 @@ from typing import Any
 
 import jsonschema
 import pytest
-from cluster_files import CLUSTER, KUBERAY, ROOT, UP, parsed, pinned, ray_cluster, ray_start_options, text_of
+
+from tests.cluster.cluster_files import (
+    CLUSTER,
+    KUBERAY,
+    ROOT,
+    UP,
+    parsed,
+    pinned,
+    ray_cluster,
+    ray_start_options,
+    text_of,
+)
 
 
 def node_types(config: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

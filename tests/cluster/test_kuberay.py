@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from cluster_files import JOBS, KUBERAY, ROOT, example, parsed, ray_cluster, ray_start_options
 
+from tests.cluster.cluster_files import JOBS, KUBERAY, ROOT, example, parsed, ray_cluster, ray_start_options
 from x2i_platform.config import Recipe
 from x2i_platform.recipes import load
 

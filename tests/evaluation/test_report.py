@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from result_cases import case, outcomes
 
+from tests.evaluation.result_cases import case, outcomes
 from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.evaluation.page import MAX_FAILURES, THUMBNAIL
 from x2i_platform.evaluation.report import sheet_files, write

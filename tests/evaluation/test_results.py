@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from result_cases import case
 
+from tests.evaluation.result_cases import case
 from x2i_platform.errors import StoreError, X2IError
 from x2i_platform.evaluation.results import ResultLog
 
@@ -159,13 +159,13 @@ def test_a_log_has_one_writer_at_a_time(path: Path) -> None:
 
 def test_a_kill_in_the_middle_of_writing_loses_no_whole_line(path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from result_cases import case\n"
+        "import sys; from pathlib import Path; from tests.evaluation.result_cases import case\n"
         "from x2i_platform.evaluation.results import ResultLog\n"
         f"log = ResultLog.open(Path(sys.argv[1]), fingerprint={FINGERPRINT!r})\n"
         "for number in range(10**9):\n"
         "    log.add(case(number)); print(number, flush=True)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(
         [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True, env=environment
     ) as child:

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from result_cases import case, outcomes
 
+from tests.evaluation.result_cases import case, outcomes
 from x2i_platform.errors import ConfigError
 from x2i_platform.evaluation.statistics import GateVerdict, Row, gate, paired_interval, summarise, wilson_interval
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from s3_server import s3_bucket, s3_server
 
+from tests.s3_server import s3_bucket, s3_server
 from x2i_platform.features.store import FeatureStore, Fingerprint
 
 __all__ = ["s3_bucket", "s3_server"]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from made_rows import folder_of, write_shard, write_tables
 
-from x2i_platform.captions import Record
+from tests.features.made_rows import folder_of, write_shard, write_tables
 from x2i_platform.errors import StoreError
-from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.reader import read_table
 from x2i_platform.features.schema import FEATURE_TABLES, MLLM, SAMPLES
 from x2i_platform.features.store import Commit, FeatureStore, Fingerprint
+from x2i_platform.precompute.captions import Record
+from x2i_platform.precompute.shards import plan_shards
 
 CAPTIONS = ["a red circle", "two green squares", "three blue triangles"]
 

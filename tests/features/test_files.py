@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from together import begin, meet, race
 
+from tests.features.together import begin, meet, race
 from x2i_platform.errors import StoreError
 from x2i_platform.features.files import SCRATCH_LIFETIME_S, Files
 

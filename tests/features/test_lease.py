@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from together import begin, race
 
+from tests.features.together import begin, race
 from x2i_platform.features import lease as lease_module
 from x2i_platform.features.files import Files
 from x2i_platform.features.lease import lease

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from made_rows import rows_of, write_shard, write_tables
 
+from tests.features.made_rows import rows_of, write_shard, write_tables
 from x2i_platform.errors import StoreError
 from x2i_platform.features.codec import Blob, decode
 from x2i_platform.features.reader import ShardReader, read_samples, read_text

@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import s3fs
-from made_rows import write_shard, write_tables
-from test_files import claim
-from together import meet, race, run_until_killed, then_die
 
-from x2i_platform.captions import Record, read_captions
+from tests.features.made_rows import write_shard, write_tables
+from tests.features.test_files import claim
+from tests.features.together import meet, race, run_until_killed, then_die
 from x2i_platform.errors import InputError, StoreError
 from x2i_platform.features.files import Files
-from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.reader import ShardReader, read_samples
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, sample_id
 from x2i_platform.features.store import FeatureStore, Fingerprint
+from x2i_platform.precompute.captions import Record, read_captions
+from x2i_platform.precompute.shards import plan_shards
 
 CAPTIONS = ["a red circle", "two", "three small blue triangles"]
 AWS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
@@ -191,7 +191,7 @@ def test_planning_in_a_bucket_goes_on_where_it_stopped(s3_store: FeatureStore) -
 
 ASK = """
 import sys
-from x2i_platform.captions import read_captions
+from x2i_platform.precompute.captions import read_captions
 from x2i_platform.errors import X2IError
 from x2i_platform.features.store import FeatureStore
 def create(url):

@@ -10,9 +10,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from made_rows import folder_of, rows_of, write_shard, write_tables
-from together import die, meet, race, run_until_killed, then_die
 
+from tests.features.made_rows import folder_of, rows_of, write_shard, write_tables
+from tests.features.together import die, meet, race, run_until_killed, then_die
 from x2i_platform.errors import StoreError
 from x2i_platform.features import files
 from x2i_platform.features.reader import read_samples, read_table

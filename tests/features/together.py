@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 # A server forks them: importing torch once a process would take longer than every test here.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["x2i_platform.features.planning", "x2i_platform.features.writer"])
+CONTEXT.set_forkserver_preload(["x2i_platform.precompute.shards", "x2i_platform.features.writer"])
 TIMEOUT_S = 120
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipelines import RECIPES
-from pipelines.evaluation_images import Baseline
-from pipelines.evaluation_tasks import Task, suite_tasks
 from x2i_platform.config import States
+from x2i_platform.evaluation.images import Baseline
+from x2i_platform.evaluation.tasks import Task, suite_tasks
+from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.mini import captions_path
 from x2i_platform.mini.checkpoints import MANIFEST, digests, trained_folder
 from x2i_platform.mini.languages import LANGUAGES, describe, phrasings
@@ -26,7 +27,6 @@ from x2i_platform.models.prompts import Prompt, Video
 from x2i_platform.models.text_encoders import TextEncoders
 from x2i_platform.recipes import load
 from x2i_platform.registry.models import resolve
-from x2i_platform.serving.generator import Generator, ImageRequest
 
 MAX_BYTES = 25 * 10**6
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from random_models import THREE_CAPTIONS
 
+from tests.random_models import THREE_CAPTIONS
 from x2i_platform.config import REFERENCE_TEMPLATE, MLLMConfig, TeacherConfig
 from x2i_platform.mini import captions_path
 from x2i_platform.mini.checkpoints import RANDOM_CAPTIONS

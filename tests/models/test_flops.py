@@ -9,10 +9,10 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from random_models import THREE_CAPTIONS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.random_models import THREE_CAPTIONS
 from x2i_platform.config import AlignNetConfig, Fusion
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims
 from x2i_platform.models.catalog import dit_dims, mllm_dims, teacher_entry

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from random_models import THREE_CAPTIONS
 
+from tests.random_models import THREE_CAPTIONS
 from x2i_platform.config import GenerateConfig, TeacherConfig
 from x2i_platform.errors import ConfigError
 from x2i_platform.models.image_pipeline import ImagePipeline

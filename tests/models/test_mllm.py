@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from random_models import THREE_CAPTIONS
 
+from tests.random_models import THREE_CAPTIONS
 from x2i_platform.config import MLLMConfig
 from x2i_platform.errors import WeightsError, X2IError
 from x2i_platform.models.mllm import MLLM, PromptTooLong, caption_tokens

@@ -9,8 +9,8 @@ import pytest
 import torch
 import transformers
 from PIL import Image, ImageDraw
-from random_models import THREE_CAPTIONS
 
+from tests.random_models import THREE_CAPTIONS
 from x2i_platform.config import MLLMConfig
 from x2i_platform.errors import InputError
 from x2i_platform.models.mllm import MLLM, PromptTooLong

@@ -7,8 +7,8 @@ import diffusers
 import pytest
 import torch
 import transformers
-from random_models import THREE_CAPTIONS
 
+from tests.random_models import THREE_CAPTIONS
 from x2i_platform.config import TeacherConfig
 from x2i_platform.errors import WeightsError
 from x2i_platform.models.text_encoders import TextEncoders

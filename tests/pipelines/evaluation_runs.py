@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.evaluate import Outcome, Versus, run, student
-from pipelines.evaluation_options import Options
+from x2i_platform.evaluation.options import Options
 
 TEACHER = Versus()
 SMALL = Options(suites=("english",), splits=("held_out",), states=("prompt",), cases=2)

@@ -18,19 +18,18 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from evaluation_runs import SMALL, evaluate, mtimes, pixels, report
 from mlflow import MlflowClient
 from PIL import Image
 
 import cli
 from pipelines import RECIPES
 from pipelines.evaluate import Versus, describe, plan, publish, student
-from pipelines.evaluation_images import baseline_file, student_file
-from pipelines.evaluation_options import Options
+from tests.pipelines.evaluation_runs import SMALL, evaluate, mtimes, pixels, report
 from x2i_platform.config import Recipe
-from x2i_platform.distill.validation import attention_distance
 from x2i_platform.errors import ConfigError, StoreError
+from x2i_platform.evaluation.images import baseline_file, student_file
 from x2i_platform.evaluation.metrics import psnr
+from x2i_platform.evaluation.options import Options
 from x2i_platform.mini.perturbations import PERTURBATIONS
 from x2i_platform.mini.suites import SUITES
 from x2i_platform.models.alignnet import Conditioning
@@ -41,6 +40,7 @@ from x2i_platform.recipes import load, override
 from x2i_platform.registry.connection import connect
 from x2i_platform.registry.models import list_models, register
 from x2i_platform.registry.tracking import RunInfo, RunLogger, start_or_resume
+from x2i_platform.training.validation import attention_distance
 
 CASES = 5
 WHOLE = Options(suites=("english", "german", "image", "video"), cases=CASES)

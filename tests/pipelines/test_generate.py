@@ -16,7 +16,7 @@ import cli
 from pipelines.generate import GeneratorActor, Report, run
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ClusterError, ConfigError, InputError, WeightsError
-from x2i_platform.serving.generator import Generator
+from x2i_platform.generation.generator import Generator
 
 NO_CLUSTER = "127.0.0.1:1"
 """Passing it proves that a run needed no Ray."""

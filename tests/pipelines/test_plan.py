@@ -9,15 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
-from random_models import RANDOM
 
 from pipelines import RECIPES
-from pipelines.plan import GPUS, MFU, Plan, count_captions, plan_recipe, require_budget
-from pipelines.training_job import alignnet_dims
-from x2i_platform.captions import Captions
+from tests.random_models import RANDOM
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError
+from x2i_platform.models.alignnet import AlignNetDims
 from x2i_platform.models.dims import t5_attention
+from x2i_platform.plan import GPUS, MFU, Plan, plan_recipe, require_budget
+from x2i_platform.precompute.captions import Captions
+from x2i_platform.precompute.intake import count_captions
 from x2i_platform.recipes import load
 
 REFERENCE = "flux-dev_qwen2.5-vl-7b"
@@ -142,10 +143,10 @@ def test_planning_loads_no_torch() -> None:
 
 
 def test_heads_of_alignnets_stack_share_the_mllms_width() -> None:
-    dims = alignnet_dims(load(RANDOM, shipped=RECIPES, overrides=["alignnet.t5_layers=1", "alignnet.t5_heads=4"]))
+    dims = AlignNetDims.of(load(RANDOM, shipped=RECIPES, overrides=["alignnet.t5_layers=1", "alignnet.t5_heads=4"]))
     assert (dims.t5_heads, dims.t5_head_dim, dims.hidden_size) == (4, 16, 64)
     with pytest.raises(ConfigError, match=r"alignnet\.t5_heads = 3 doesn't divide the MLLM's hidden width 64"):
-        alignnet_dims(load(RANDOM, shipped=RECIPES, overrides=["alignnet.t5_heads=3"]))
+        AlignNetDims.of(load(RANDOM, shipped=RECIPES, overrides=["alignnet.t5_heads=3"]))
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import grpc
 import httpx
 import psutil
 import pytest
-from listening import Port, Running, free_port, outcome_of_call
-from random_models import CAPTIONS, RANDOM
 
-from pipelines.ray_keys import write_keys
+from pipelines.ray_cluster.keys import write_keys
+from tests.listening import Port, Running, free_port, outcome_of_call
+from tests.random_models import CAPTIONS, RANDOM
 
 TIMEOUT_S = 600
 QUICK = (

@@ -16,15 +16,15 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from random_models import CAPTIONS, RANDOM
 
 from pipelines import RECIPES
 from pipelines.precompute import Report, describe, estimate, run
-from x2i_platform.captions import Captions
+from tests.random_models import CAPTIONS, RANDOM
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError, StoreError, WeightsError
 from x2i_platform.features.schema import FEATURE_TABLES
 from x2i_platform.models.weights import locate
+from x2i_platform.precompute.captions import Captions
 from x2i_platform.recipes import load
 
 SMALL = ("store.samples_per_shard=8", "targets.taps=[double.0.image, single.0]")

@@ -7,7 +7,7 @@ import pytest
 import ray
 from ray._private import ray_constants
 
-from pipelines.ray_session import Need, ray_session
+from pipelines.ray_cluster.session import Need, ray_session
 from x2i_platform.errors import ClusterError
 
 

@@ -6,20 +6,21 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from random_models import CAPTIONS, RANDOM
 
-from pipelines import RECIPES, training_job
-from pipelines.plan import plan_recipe
+from pipelines import RECIPES
+from tests.random_models import CAPTIONS, RANDOM
 from x2i_platform import fingerprint
-from x2i_platform.captions import Record
-from x2i_platform.distill.data import FeatureDataset, split
-from x2i_platform.features.planning import plan_shards
 from x2i_platform.features.schema import FEATURE_TABLES, SAMPLES
 from x2i_platform.features.store import Commit, FeatureStore
 from x2i_platform.features.writer import open_shard
 from x2i_platform.models import catalog
 from x2i_platform.models.weights import locate
+from x2i_platform.plan import plan_recipe
+from x2i_platform.precompute.captions import Record
+from x2i_platform.precompute.shards import plan_shards
 from x2i_platform.recipes import load
+from x2i_platform.training.data import FeatureDataset, split
+from x2i_platform.training.job import prepare
 
 SHARDS = 100
 
@@ -48,7 +49,7 @@ def test_a_training_reads_each_commit_record_once(tmp_path: Path, parsed: Counte
             with open_shard(store, table=table, shard=shard):
                 pass
     parsed.clear()
-    job = training_job.plan(recipe, store=str(tmp_path))
+    job = prepare(recipe, store=str(tmp_path))
     assert len(parsed) == SHARDS * (1 + len(FEATURE_TABLES))
     assert set(parsed.values()) == {1}
     # What each worker and each of its loaders does.

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from mlflow_server import mlflow_server
 
+from tests.mlflow_server import mlflow_server
 from x2i_platform.registry.connection import connect
 
 __all__ = ["mlflow_server"]

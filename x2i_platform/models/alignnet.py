@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from x2i_platform.config import AlignNetConfig, Padding
+from x2i_platform.config import AlignNetConfig, Padding, Recipe
 from x2i_platform.errors import InputError, WeightsError
-from x2i_platform.models.dims import DEFAULT_T5_HEAD_DIM
+from x2i_platform.models.catalog import dit_dims, mllm_dims
+from x2i_platform.models.dims import DEFAULT_T5_HEAD_DIM, t5_attention
 from x2i_platform.torchvision_schemas import define_missing_schemas
 
 LAYER_NORM_EPS = 1e-6
@@ -41,6 +42,22 @@ class AlignNetDims:
     t5_heads: int | None = None
     """Heads of the optional T5 stack; None gives one a `t5_head_dim` of hidden width."""
     t5_head_dim: int = DEFAULT_T5_HEAD_DIM
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """The sizes between a recipe's two models. Raises ConfigError for heads that don't divide the width."""
+        teacher = dit_dims(recipe.teacher.model, revision=recipe.teacher.revision)
+        mllm = mllm_dims(recipe.mllm.model, revision=recipe.mllm.revision)
+        heads, head_dim = t5_attention(recipe.alignnet, hidden_size=mllm.hidden_size)
+        return cls(
+            num_layers=mllm.num_states,
+            hidden_size=mllm.hidden_size,
+            text_tokens=recipe.teacher.text_tokens,
+            prompt_dim=teacher.joint_dim,
+            pooled_dim=teacher.pooled_dim,
+            t5_heads=heads,
+            t5_head_dim=head_dim,
+        )
 
 
 class Conditioning(NamedTuple):

@@ -1,1 +1,1 @@
-"""Images on request: one `Generator` under the batch job and the HTTP service."""
+"""Images over HTTP: a `Generator` behind OpenAI's images schema, on Ray Serve."""

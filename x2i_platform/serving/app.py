@@ -27,6 +27,7 @@ from ray.serve.schema import ReplicaState
 from starlette.exceptions import HTTPException
 
 from x2i_platform.errors import ConfigError, InputError
+from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.models.devices import choose_device
 from x2i_platform.registry import tracking
 from x2i_platform.serving.api import (
@@ -38,7 +39,6 @@ from x2i_platform.serving.api import (
     response_body,
     validation_body,
 )
-from x2i_platform.serving.generator import Generator, ImageRequest
 from x2i_platform.serving.pinned import Pinned, fetch, pin_model
 
 MAX_QUEUED_REQUESTS = 64

@@ -1,0 +1,193 @@
+"""The training loop on a miniature store: that it learns, stops before harm, and resumes as if it never stopped."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.training.recorder import LONG, KilledError, Recorder, assert_equal_states, tensors_of
+from x2i_platform.config import TrainConfig
+from x2i_platform.errors import TrainingError
+from x2i_platform.models.model_folder import load_alignnet
+from x2i_platform.training import checkpoint
+from x2i_platform.training.checkpoint import TrainingState
+from x2i_platform.training.data import Place
+from x2i_platform.training.loop import learning_rate
+from x2i_platform.training.validation import shared_out
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(sampled, tmp_path_factory) -> Recorder:
+    torch.set_num_threads(1)
+    return Recorder(tmp_path_factory.mktemp("uninterrupted")).run(sampled.trainer(*LONG))
+
+
+def test_training_brings_the_student_closer(sampled, tmp_path) -> None:
+    overrides = ("train.steps=40", "train.warmup_steps=5", "run.train.log_every=5", "run.train.checkpoint_every=20")
+    recorder = Recorder(tmp_path).run(sampled.trainer(*overrides))
+    losses = [metrics["kl_per_token"] for _, metrics in recorder.logged if "loss" in metrics]
+    validation = [metrics["validation_kl_per_token"] for _, metrics in recorder.logged if "loss" not in metrics]
+    assert losses[-1] < 0.6 * losses[0]
+    assert validation[-1] < validation[1] < 0.8 * validation[0]
+
+
+def test_metrics_come_at_fixed_steps(uninterrupted) -> None:
+    trained = [step for step, metrics in uninterrupted.logged if "loss" in metrics]
+    validated = [step for step, metrics in uninterrupted.logged if "validation_kl_per_token" in metrics]
+    assert trained == [3, 4, 6, 8, 9, 11]  # every third, and before each checkpoint
+    assert validated == [0, 4, 8, 11]
+    assert list(uninterrupted.states) == [4, 8, 11]
+    config = TrainConfig(steps=11, warmup_steps=2, lr=1e-3)
+    for step, metrics in uninterrupted.logged:
+        if "loss" in metrics:
+            assert metrics.keys() == {"loss", "kl_per_token", "lr", "grad_norm"}
+            assert metrics["loss"] == pytest.approx(metrics["kl_per_token"] * (2 * (16 + 48) + 3 * 64))
+            assert metrics["lr"] == learning_rate(step - 1, config=config)
+
+
+@pytest.mark.parametrize("killed_at", [4, 8])
+def test_a_resumed_training_is_the_uninterrupted_one(sampled, uninterrupted, tmp_path, killed_at) -> None:
+    first = Recorder(tmp_path / "first", die_after=killed_at)
+    with pytest.raises(KilledError):
+        first.run(sampled.trainer(*LONG))
+    trainer = sampled.trainer(*LONG, "alignnet.init_seed=7")  # nothing may remain of its own beginning
+    trainer.restore(checkpoint.load(first.path(killed_at)))
+    second = Recorder(tmp_path / "second").run(trainer)
+    assert first.logged + second.logged == uninterrupted.logged
+    assert_equal_states(second.states[11], uninterrupted.states[11])
+
+
+def test_the_average_follows_the_weights(sampled, uninterrupted, tmp_path) -> None:
+    every_step = Recorder(tmp_path).run(sampled.trainer(*LONG, "run.train.checkpoint_every=1"))
+    weights = [every_step.states[step].optimizer.weights["mlp.fc.1.bias"] for step in range(1, 12)]
+    average = weights[0]
+    for later in weights[1:]:
+        average = 0.9 * average + 0.1 * later
+    torch.testing.assert_close(uninterrupted.states[11].ema["mlp.fc.1.bias"], average)
+    saved = load_alignnet(uninterrupted.path(11))
+    assert torch.equal(saved.mlp.fc[1].bias, uninterrupted.states[11].ema["mlp.fc.1.bias"])
+
+
+def test_what_ships_is_what_is_validated(sampled, uninterrupted, tmp_path) -> None:
+    state = uninterrupted.states[11]
+    for metric, weights in (
+        ("validation_kl_per_token", state.ema),
+        ("validation_kl_per_token_raw", state.optimizer.weights),
+    ):
+        trainer = sampled.trainer("train.steps=1")  # no average; it is validated before its first step
+        trainer.alignnet.load_state_dict(weights)
+        fresh = Recorder(tmp_path).run(trainer)
+        assert fresh.series("validation_kl_per_token")[0] == pytest.approx(uninterrupted.series(metric)[11], rel=1e-5)
+        assert not fresh.series("validation_kl_per_token_raw")
+    assert list(uninterrupted.series("validation_kl_per_token_raw")) == [4, 8, 11]  # none before the first average
+    assert (
+        len({uninterrupted.series(name)[11] for name in ("validation_kl_per_token", "validation_kl_per_token_raw")})
+        == 2
+    )
+
+
+def test_accumulation_is_a_larger_batch(sampled, tmp_path) -> None:
+    plain = Recorder(tmp_path / "plain").run(sampled.trainer())
+    accumulated = Recorder(tmp_path / "accumulated").run(sampled.trainer("train.accumulation=4"))
+    for (step, one), (same_step, other) in zip(plain.logged, accumulated.logged, strict=True):
+        assert step == same_step
+        assert other == pytest.approx(one, rel=1e-4)
+
+
+def test_a_finished_training_does_nothing_more(sampled, uninterrupted, tmp_path) -> None:
+    trainer = sampled.trainer(*LONG)
+    trainer.restore(checkpoint.load(uninterrupted.path(11)))
+    recorder = Recorder(tmp_path).run(trainer)
+    assert not recorder.logged
+    assert not recorder.states
+
+
+def test_nothing_held_out_is_no_hindrance(sampled, tmp_path) -> None:
+    recorder = Recorder(tmp_path).run(sampled.trainer("train.validation_share=0", "train.steps=2"))
+    assert [metrics for step, metrics in recorder.logged if step == 0] == [{}]
+    assert list(recorder.states) == [2]
+
+
+def test_a_damaged_sample_is_named_before_it_does_harm(poisoned, tmp_path) -> None:
+    world, sample = poisoned
+    trainer = world.trainer("run.train.log_every=1", "run.train.checkpoint_every=1")
+    recorder = Recorder(tmp_path)
+    with pytest.raises(
+        TrainingError, match=rf"step \d: loss on samples .*{sample}.* is nan; nothing was updated"
+    ) as error:
+        recorder.run(trainer)
+    last = max(recorder.states)
+    assert f"step {last + 1}: " in str(error.value)
+    assert_equal_states(TrainingState(trainer.strategy.state(), {}), recorder.states[last])
+    assert all(torch.isfinite(tensor).all() for tensor in tensors_of(recorder.states[last]).values())
+
+
+def test_a_gradient_that_is_not_finite_updates_nothing(sampled, tmp_path) -> None:
+    trainer = sampled.trainer("run.train.log_every=1", "run.train.checkpoint_every=1", "train.ema=0.5")
+    recorder = Recorder(tmp_path, die_after=2)
+    with pytest.raises(KilledError):
+        recorder.run(trainer)
+    trainer.alignnet.mlp.fc[1].bias.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingError, match=r"step 3: gradient norm is (inf|nan); nothing was updated"):
+        recorder.run(trainer)
+    assert_equal_states(TrainingState(trainer.strategy.state(), trainer.average.weights), recorder.states[2])
+
+
+def test_learning_rate_warms_up_and_falls_to_zero() -> None:
+    config = TrainConfig(steps=104, warmup_steps=4, lr=2.0)
+    assert [learning_rate(step, config=config) for step in range(5)] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert learning_rate(54, config=config) == pytest.approx(1.0)
+    rates = [learning_rate(step, config=config) for step in range(4, 105)]
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-2] < 1e-3
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert learning_rate(0, config=TrainConfig(steps=1, warmup_steps=0, lr=2.0)) == 2.0
+
+
+@pytest.mark.parametrize(("count", "world"), [(0, 2), (1, 3), (5, 1), (5, 2), (6, 4)])
+def test_workers_validate_equally_often_and_count_each_place_once(count, world) -> None:
+    places = [Place(0, str(i)) for i in range(count)]
+    shares = [shared_out(places, rank=rank, world=world) for rank in range(world)]
+    assert len({len(mine) for mine, _ in shares}) == 1
+    assert sorted(place for mine, counted in shares for place in mine[:counted]) == places
+
+
+def test_a_checkpoint_holds_the_state_and_a_model_folder(sampled, uninterrupted) -> None:
+    folder = uninterrupted.path(8)
+    assert_equal_states(checkpoint.load(folder), uninterrupted.states[8])
+    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
+    alignnet = load_alignnet(folder)
+    assert alignnet.dims == sampled.dims
+    assert json.loads((folder / "recipe.json").read_text())["name"] == "random"
+    for name in ("training.safetensors", "state.json"):
+        (folder / name).unlink()
+    assert load_alignnet(folder).dims == sampled.dims  # what a registered model keeps
+
+
+@pytest.mark.parametrize(
+    "damage", ["no file", "cut short", "no state", "empty state", "a moment missing", "another file"]
+)
+def test_a_damaged_checkpoint_is_refused(uninterrupted, sampled, tmp_path, damage) -> None:
+    folder = tmp_path / "checkpoint"
+    trainer = sampled.trainer(*LONG)
+    checkpoint.save(folder, uninterrupted.states[4], alignnet=trainer.alignnet, recipe=trainer.recipe)
+    tensors, state = folder / "training.safetensors", folder / "state.json"
+    if damage == "no file":
+        tensors.unlink()
+    elif damage == "cut short":
+        tensors.write_bytes(tensors.read_bytes()[:-100])
+    elif damage == "no state":
+        state.unlink()
+    elif damage == "empty state":
+        state.write_text("[]")
+    elif damage == "a moment missing":
+        held = load_file(tensors)
+        del held["exp_avg/mlp.fc.1.bias"]
+        save_file(held, tensors)
+    else:
+        save_file(load_file(folder / "alignnet.safetensors"), tensors)
+    with pytest.raises(TrainingError, match=r"checkpoint '.*checkpoint' can't be resumed: "):
+        checkpoint.load(folder)

@@ -1,1 +1,0 @@
-"""Distillation of AlignNet: the loss, the training step, the loop and how it is spread over workers."""

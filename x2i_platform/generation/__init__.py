@@ -1,0 +1,1 @@
+"""Prompts become images: one `Generator` under the batch job, the evaluation and the HTTP service."""

@@ -1,0 +1,1 @@
+"""Captions become features: reading them, cutting them into shards, and the three stages that compute a shard."""

@@ -1,0 +1,181 @@
+"""JSON documents: an array of captions, an object that holds one, or JSON Lines under the name .json.
+
+Invariant: an element of an array is held at a time, whatever lies beside it; what is asked for by no one is passed
+over unbuilt.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import ijson
+from ijson.common import ObjectBuilder
+
+from x2i_platform.errors import InputError
+from x2i_platform.precompute.captions.json_values import json_lines, records_of
+from x2i_platform.precompute.captions.lines import text_of
+from x2i_platform.precompute.captions.records import KNOWN_NAMES, MAX_CHARS, Reading, Record, listed, pick
+
+ANNOTATIONS = "annotations"
+"""Where COCO keeps its captions."""
+MAX_NESTING = 200
+MARK = "\ufeff"
+OPEN, CLOSE = ("start_map", "start_array"), ("end_map", "end_array")
+ESCAPE = re.compile(
+    r"""\\(?:
+        u[dD][89abAB]\w\w \\u[dD][c-fC-F]\w\w                              # a pair of surrogates
+        | (?P<cut> (?: u\w{0,3} | u[dD][89abAB]\w\w (\\(u\w{0,3})?)? )? \Z )  # what the next piece goes on with
+        | (?P<half> u[dD][89a-fA-F]\w\w )
+        | .
+    )""",
+    re.DOTALL | re.VERBOSE,
+)
+
+Event = tuple[str, Any]
+
+
+class _Events(Iterator[Event]):
+    """The parser's events, and bounds on what lies between two that were asked for."""
+
+    def __init__(self, text: io.TextIOWrapper, source: str) -> None:
+        text.seek(0)
+        if text.read(1) != MARK:  # one that an encoding such as utf-16-le leaves in the text
+            text.seek(0)
+        self._text = text
+        self._source = source
+        self._rest = ""
+        self._chars = 0
+        self._depth = 0
+        self._events = ijson.basic_parse(self)
+
+    def read(self, size: int) -> bytes:
+        """For the parser, whose language is UTF-8.
+
+        It would read half a pair of surrogates as a question mark, and stop at a byte that can't be decoded. Both
+        become a NUL, for which the caption is refused.
+        """
+        fresh = self._text.read(size)
+        self._chars += len(fresh)
+        if self._chars > MAX_CHARS:
+            raise InputError(f"captions file '{self._source}' holds a value of more than {MAX_CHARS} characters")
+        text, self._rest = self._rest + fresh.encode(errors="backslashreplace").decode(), ""
+        return ESCAPE.sub(self._harmless, text).encode()
+
+    def _harmless(self, escape: re.Match[str]) -> str:
+        if escape["cut"] is not None:
+            self._rest = escape[0]
+            return ""
+        return "\\u0000" if escape["half"] else escape[0]
+
+    def __next__(self) -> Event:
+        event: Event = next(self._events)
+        self._depth += (event[0] in OPEN) - (event[0] in CLOSE)
+        if self._depth > MAX_NESTING:
+            raise InputError(f"captions file '{self._source}' nests more than {MAX_NESTING} objects and lists")
+        return event
+
+    def built(self, event: Event) -> Any:
+        """The whole value that an event begins."""
+        builder = ObjectBuilder()
+        builder.event(*event)
+        depth = int(event[0] in OPEN)
+        self._chars = 0
+        while depth:
+            event = next(self)
+            depth += (event[0] in OPEN) - (event[0] in CLOSE)
+            builder.event(*event)
+        return builder.value
+
+    def skip(self, event: Event) -> None:
+        """Pass over the value that an event begins."""
+        depth, self._chars = int(event[0] in OPEN), 0
+        while depth:
+            self._chars = 0
+            kind = next(self)[0]
+            depth += (kind in OPEN) - (kind in CLOSE)
+
+    def elements(self) -> Iterator[Any]:
+        """Of the array that has begun."""
+        for event in self:
+            if event[0] == "end_array":
+                return
+            yield self.built(event)
+
+    def entries(self) -> Iterator[tuple[str, Event]]:
+        """Keys of the object that has begun, each with the event that begins its value, to be built or skipped."""
+        for kind, key in self:
+            if kind == "end_map":
+                return
+            yield key, next(self)
+
+
+def read_json(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
+    """Raises InputError where the document isn't JSON to its end: what follows a mistake can't be told apart."""
+    text = text_of(handle, source, reading)
+    if _is_json_lines(text):
+        text.seek(0)
+        yield from json_lines(text, source, reading.column)
+        return
+    numbers = itertools.count(1)
+    try:
+        column = reading.column or _default_column(_Events(text, source), source)
+        events = _Events(text, source)
+        for value, below in _values(events, next(events), column, source):
+            yield from records_of(source, next(numbers), value, below)
+        next(events, None)  # something after the end is a mistake
+    except (ijson.JSONError, ValueError) as error:
+        done = next(numbers) - 1
+        reason = " ".join(str(error).split())
+        raise InputError(f"captions file '{source}' is not JSON after its value number {done}: {reason}") from None
+
+
+def _is_json_lines(text: io.TextIOWrapper) -> bool:
+    """Whether the first line is a value by itself and another follows."""
+    lines = (line for line in iter(lambda: text.readline(MAX_CHARS), "") if line.strip())
+    first, second = next(lines, "").removeprefix(MARK), next(lines, None)
+    try:
+        json.loads(first)
+    except (ValueError, RecursionError):
+        return False
+    return second is not None
+
+
+def _default_column(events: _Events, source: str) -> str | None:
+    """What to read of an object when nobody says: a known key, else COCO's. Raises InputError if it has neither."""
+    if next(events)[0] != "start_map":
+        return None
+    keys = []
+    for key, event in events.entries():
+        keys.append(key)
+        events.skip(event)
+    column = pick(keys, None) or pick(keys, ANNOTATIONS)
+    if column is None:
+        raise InputError(
+            f"captions file '{source}' has no key {KNOWN_NAMES} or {ANNOTATIONS}; name it by --column, with dots for a "
+            f"key below another; its keys: {listed(keys)}"
+        )
+    return column
+
+
+def _values(events: _Events, event: Event, column: str | None, source: str) -> Iterator[tuple[Any, str | None]]:
+    """Each value that may hold captions, with the column below it."""
+    if event[0] == "start_array":
+        yield from ((element, column) for element in events.elements())
+    elif event[0] == "start_map" and column is not None:
+        keys, found = [], False
+        for key, begun in events.entries():
+            keys.append(key)
+            if key == column or column.startswith(f"{key}."):
+                found = True
+                yield from _values(events, begun, column[len(key) + 1 :] or None, source)
+            else:
+                events.skip(begun)
+        if not found:
+            raise InputError(f"captions file '{source}' has no key '{column}'; its keys: {listed(keys)}")
+    else:
+        yield events.built(event), column

@@ -1,0 +1,45 @@
+"""Records that are gone through twice and read once: counted before anything is written, then planned."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple
+from typing import Self
+
+from x2i_platform.precompute.captions.records import Record
+
+
+class KeptRecords:
+    """Gives records out as they are read and keeps them in a nameless file, from which it gives them out again.
+
+    Memory holds one of them. Only whole rounds count: who stops in the middle of the first can't begin another.
+    """
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        self._records = records
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `__exit__`
+        self._kept: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __iter__(self) -> Iterator[Record]:
+        if self._kept is None:
+            yield from self._first_round()
+            return
+        self._file.seek(0)
+        for _ in range(self._kept):
+            yield Record(*json.loads(self._file.readline()))
+
+    def _first_round(self) -> Iterator[Record]:
+        count = 0
+        for record in self._records:
+            self._file.write(json.dumps(astuple(record)).encode() + b"\n")
+            count += 1
+            yield record
+        self._kept = count

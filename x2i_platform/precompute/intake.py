@@ -1,0 +1,86 @@
+"""From records to samples: every caption gets an id, its duplicates fall away, and what became of each line is counted.
+
+Imports no torch, so captions can be counted for a plan.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from x2i_platform.errors import InputError
+from x2i_platform.features.schema import sample_id
+from x2i_platform.precompute.captions import Record
+
+Row = dict[str, Any]
+SHOWN_REASONS = 3
+
+
+@dataclass
+class Intake:
+    """What became of the records read: `lines == len(samples) + duplicates + len(refused)`."""
+
+    lines: int = 0
+    duplicates: int = 0
+    refused: list[Row] = field(default_factory=list)
+    samples: set[str] = field(default_factory=set)
+    """Ids of the distinct captions read, whether they are new to the store or known."""
+    new_samples: int = 0
+    unfit: list[Row] = field(default_factory=list)
+    """Captions that a stage will quarantine, as far as that is known beforehand."""
+
+    def require_captions(self, path: str) -> None:
+        """Raise InputError, with the first reasons, if there is not one caption."""
+        if not self.samples:
+            reasons = f": {self.first_reasons()}" if self.refused else ""
+            raise InputError(f"captions '{path}' hold no caption in {self.lines} lines{reasons}")
+
+    def first_reasons(self) -> str:
+        """Different reasons why records were refused, each with the place of the first."""
+        first: dict[str, Row] = {}
+        for row in (*self.refused, *self.unfit):
+            first.setdefault(row["reason"], row)
+        shown = itertools.islice(first.values(), SHOWN_REASONS)
+        return "; ".join(f"{row['source']}:{row['line']}: {row['reason']}" for row in shown)
+
+
+def unique_samples(records: Iterable[Record], *, intake: Intake) -> Iterator[Row]:
+    """Rows for table `samples`, each caption once; counts and bad records go to `intake`."""
+    for record in records:
+        intake.lines += 1
+        if record.caption is None:
+            intake.refused.append({"source": record.source, "line": record.line, "reason": record.reason})
+            continue
+        row = {"sample_id": sample_id(record.caption), "caption": record.caption}
+        if row["sample_id"] in intake.samples:
+            intake.duplicates += 1
+            continue
+        intake.samples.add(row["sample_id"])
+        yield {**row, "source": record.source, "line": record.line}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Distinct captions of some files."""
+
+    rows: int
+    mean_chars: float
+
+
+def count_captions(
+    records: Iterable[Record], *, path: str, fault: Callable[[Row], str | None] | None = None
+) -> tuple[Intake, Counted]:
+    """Count the distinct captions, those with a fault, and what became of the other lines.
+
+    Raises InputError if there is no caption.
+    """
+    intake = Intake()
+    chars = []
+    for row in unique_samples(records, intake=intake):
+        chars.append(len(row["caption"]))
+        if fault and (reason := fault(row)):
+            intake.unfit.append({**row, "reason": reason})
+    intake.require_captions(path)
+    return intake, Counted(len(chars), sum(chars) / len(chars))
