@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.precompute.captions.caption_records import all_of, read, written
-from x2i_platform.precompute import captions
 from x2i_platform.errors import InputError
+from x2i_platform.precompute import captions
 from x2i_platform.precompute.captions import MAX_CAPTION_CHARS, MAX_CHARS, read_captions
 
 TEXT = b"\n".join(
