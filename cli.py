@@ -69,8 +69,8 @@ def precompute(
         show(flow.describe(chosen, source, store=store), title="would store", as_json=as_json)
         return
     with progress_bar("precompute", unit="captions") as progress:
-        report = flow.run(chosen, source, store=store, address=address, on_progress=progress)
-    show(asdict(report), title=f"stored in {store}", as_json=as_json)
+        summary = flow.run(chosen, source, store=store, address=address, on_progress=progress)
+    show(asdict(summary), title=f"stored in {store}", as_json=as_json)
 
 
 @app.command()
@@ -96,8 +96,8 @@ def train(
         show(describe(job), title="would train", as_json=as_json)
         return
     with progress_bar("train", unit="steps") as progress:
-        report = flow.run(job, destination, address=address, on_progress=progress)
-    show(asdict(report), title="already trained" if report.already_trained else "trained", as_json=as_json)
+        summary = flow.run(job, destination, address=address, on_progress=progress)
+    show(asdict(summary), title="already trained" if summary.already_trained else "trained", as_json=as_json)
 
 
 @app.command()
@@ -115,12 +115,12 @@ def generate(
 
     folder = model_folder(model, tracking_uri)
     with progress_bar("generate", unit="images") as progress:
-        report = flow.run(
+        summary = flow.run(
             folder, requests=requests, out=out_dir, overrides=overrides or [], address=address, on_progress=progress
         )
-    show(asdict(report), title=f"images in {out_dir}", as_json=as_json)
-    if report.failed:
-        raise X2IError(f"{report.failed} of {report.requests} requests failed; see {out_dir}/errors.jsonl")
+    show(asdict(summary), title=f"images in {out_dir}", as_json=as_json)
+    if summary.failed:
+        raise X2IError(f"{summary.failed} of {summary.requests} requests failed; see {out_dir}/errors.jsonl")
 
 
 @app.command()
@@ -226,8 +226,8 @@ def demo(
     """The whole flow on the embedded miniature models: precompute, train, register, evaluate, generate."""
     from pipelines import demo as flow
 
-    report = flow.run(folder, overrides=overrides or [], bar=progress_bar)
-    show(asdict(report), title="demo", as_json=as_json)
+    summary = flow.run(folder, overrides=overrides or [], bar=progress_bar)
+    show(asdict(summary), title="demo", as_json=as_json)
 
 
 @app.command()

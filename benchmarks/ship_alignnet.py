@@ -17,7 +17,7 @@ from pipelines import RECIPES, evaluate, precompute, train
 from x2i_platform.console import progress_bar
 from x2i_platform.evaluation.options import Options
 from x2i_platform.evaluation.results import ALL
-from x2i_platform.evaluation.statistics import Row
+from x2i_platform.evaluation.statistics import Figures
 from x2i_platform.mini import captions_path
 from x2i_platform.mini.checkpoints import MANIFEST, digests, trained_folder
 from x2i_platform.mini.suites import DEFAULT_SUITES
@@ -56,14 +56,14 @@ def run(folder: Path) -> None:
     for name in FILES:
         shutil.copyfile(source / name, target / name)
     model = evaluate.Model("mini:alignnet", target, read_recipe(target))
-    rows: list[Row] = []
+    rows: list[Figures] = []
     for name, options in EVALUATIONS.items():
         with progress_bar(name, unit="images") as progress:
             rows += evaluate.run(model, out=folder / name, options=options, on_progress=progress).rows
     _add_to_manifest(rows, trained=trained, seed=recipe.train.seed)
 
 
-def _add_to_manifest(rows: Sequence[Row], *, trained: train.Report, seed: int) -> None:
+def _add_to_manifest(rows: Sequence[Figures], *, trained: train.TrainingSummary, seed: int) -> None:
     path = trained_folder() / MANIFEST
     manifest = json.loads(path.read_text("utf-8"))
     manifest["alignnet"] = {

@@ -6,8 +6,7 @@ ships: in numbers on scenes that no training has seen, and in pictures for every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.evaluation.images import Baseline
 from x2i_platform.evaluation.options import Options
 from x2i_platform.evaluation.results import ALL
-from x2i_platform.evaluation.statistics import Row
+from x2i_platform.evaluation.statistics import Figures
 from x2i_platform.evaluation.tasks import Task, suite_tasks
 from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.mini import captions_path
@@ -28,6 +27,7 @@ from x2i_platform.models.devices import choose_device
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.prompts import Prompt
 from x2i_platform.precompute.captions import Captions
+from x2i_platform.progress import Progress, ProgressBar
 from x2i_platform.recipes import load
 from x2i_platform.registry.models import resolve
 from x2i_platform.registry.tracking import check_tracking_uri
@@ -39,12 +39,10 @@ CAPTIONS = 3000
 CASES = 300
 SHEET_ROWS = 2
 """Scenes of each kind of prompt on the contact sheet."""
-Bar = Callable[..., AbstractContextManager[Callable[..., None]]]
-"""Makes a progress bar: `bar(title, unit=...)`."""
 
 
 @dataclass(frozen=True)
-class Report:
+class DemoSummary:
     """Where everything is, and how close the student came."""
 
     feature_store: str
@@ -62,7 +60,9 @@ class Report:
     contact_sheet: str
 
 
-def run(folder: Path, *, overrides: Sequence[str], bar: Bar, captions: int = CAPTIONS, cases: int = CASES) -> Report:
+def run(
+    folder: Path, *, overrides: Sequence[str], bar: ProgressBar, captions: int = CAPTIONS, cases: int = CASES
+) -> DemoSummary:
     """Run every step into a folder; each continues where an earlier demo stopped."""
     folder.mkdir(parents=True, exist_ok=True)
     recipe = load("mini", shipped=RECIPES, overrides=overrides)
@@ -80,7 +80,7 @@ def run(folder: Path, *, overrides: Sequence[str], bar: Bar, captions: int = CAP
     evaluate.publish(outcome, model=trained.model, tracking_uri=tracking_uri)
     with bar("evaluate the shipped one", unit="images") as progress:
         theirs = _evaluate(SHIPPED, shipped, options=options, out=folder / "evaluation-shipped", progress=progress)
-    return Report(
+    return DemoSummary(
         feature_store=store,
         captions=stored.stored,
         mlflow_database=str(folder / "mlflow.db"),
@@ -94,14 +94,12 @@ def run(folder: Path, *, overrides: Sequence[str], bar: Bar, captions: int = CAP
     )
 
 
-def _evaluate(
-    name: str, folder: Path, *, options: Options, out: Path, progress: Callable[..., None]
-) -> evaluate.Outcome:
+def _evaluate(name: str, folder: Path, *, options: Options, out: Path, progress: Progress) -> evaluate.Outcome:
     model = evaluate.Model(name, folder, read_recipe(folder))
     return evaluate.run(model, out=out, options=options, on_progress=progress)
 
 
-def _whole(outcome: evaluate.Outcome) -> Row:
+def _whole(outcome: evaluate.Outcome) -> Figures:
     """The figures of all categories together."""
     [row] = [row for row in outcome.rows if row.category == ALL]
     return row

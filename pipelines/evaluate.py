@@ -34,7 +34,7 @@ from x2i_platform.evaluation.options import Options
 from x2i_platform.evaluation.report import write
 from x2i_platform.evaluation.report_data import Report, Sheet, SheetRow
 from x2i_platform.evaluation.results import ALL, Result, ResultLog
-from x2i_platform.evaluation.statistics import GateVerdict, Row, gate, summarise
+from x2i_platform.evaluation.statistics import Figures, GateVerdict, gate, summarise
 from x2i_platform.evaluation.tasks import Task, file_tasks, suite_tasks
 from x2i_platform.generation.generator import Generator
 from x2i_platform.mini.suites import DEFAULT_SUITES
@@ -77,7 +77,7 @@ class Outcome:
 
     report: str
     cases: int
-    rows: list[Row]
+    rows: list[Figures]
     verdict: GateVerdict | None
 
 
@@ -160,7 +160,7 @@ def run(
     return Outcome(str(write(out, report)), len(results), rows, verdict)
 
 
-def _verdict(rows: Sequence[Row], *, recipe: Recipe, options: Options) -> GateVerdict | None:
+def _verdict(rows: Sequence[Figures], *, recipe: Recipe, options: Options) -> GateVerdict | None:
     """The gate judges the states that the model makes its images by, where they are among those evaluated."""
     if options.max_drop is None:
         return None
@@ -230,7 +230,7 @@ def table(outcome: Outcome) -> list[dict[str, str]]:
     ]
 
 
-def _totals(outcome: Outcome) -> list[Row]:
+def _totals(outcome: Outcome) -> list[Figures]:
     """One row for each suite, split and kind of states."""
     return [row for row in outcome.rows if row.category == ALL]
 
@@ -239,7 +239,7 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
-def _points(row: Row) -> str:
+def _points(row: Figures) -> str:
     if row.difference is None or row.difference_low is None or row.difference_high is None:
         return ""
     return f"{100 * row.difference:+.1f} ({100 * row.difference_low:+.1f} to {100 * row.difference_high:+.1f})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,27 +19,27 @@ from PIL import Image
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from pipelines.ray_cluster.session import Need, bounded_restarts, explained, ray_session
+from pipelines.ray_cluster.session import Demand, bounded_restarts, explained, ray_session
 from x2i_platform import fingerprint
 from x2i_platform.config import GenerateConfig, Recipe, digest
 from x2i_platform.errors import ClusterError, X2IError, from_text, redacted, to_text
 from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.features.files import Files
 from x2i_platform.generation.generator import Generator, ImageRequest
-from x2i_platform.generation.requests import Numbered, read_requests
+from x2i_platform.generation.requests import ParsedLine, read_requests
 from x2i_platform.models.devices import NOT_A_ROWS_FAULT, choose_device
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.weights import identity
+from x2i_platform.progress import Progress
 from x2i_platform.recipes import override
 from x2i_platform.serving.api import text_chunks
 
 INDEX_FILE, ERRORS_FILE, SHEET_FILE = "index.jsonl", "errors.jsonl", "contact_sheet.png"
 SHEET_IMAGES = 64
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Report:
+class GenerationSummary:
     """What a run did. `requests == images + failed`."""
 
     out: str
@@ -59,7 +59,7 @@ def run(
     overrides: Sequence[str] = (),
     address: str | None = None,
     on_progress: Progress,
-) -> Report:
+) -> GenerationSummary:
     """Make every image of a request file with the model in a folder. `overrides` go on top of the model's recipe."""
     started = time.monotonic()
     recipe = override(read_recipe(folder), overrides)
@@ -72,13 +72,13 @@ def run(
     errors = {line.line: line.error for line in lines if line.request is None}
     if missing:
         pool = recipe.run.generate
-        with ray_session(address, need=Need(pool.actors * pool.num_cpus, pool.actors * pool.num_gpus)):
+        with ray_session(address, demand=Demand(pool.actors * pool.num_cpus, pool.actors * pool.num_gpus)):
             errors |= _make(missing, folder=folder, recipe=recipe, out=out, on_progress=on_progress)
     done = [row for row in planned if row["line"] not in errors]
     _write_results(files, done, errors=errors, requests=requests)
     seconds = time.monotonic() - started
     made = sum(row["line"] not in errors for row in missing)
-    return Report(
+    return GenerationSummary(
         out=out,
         requests=len(lines),
         images=len(done),
@@ -138,7 +138,7 @@ def png_bytes(image: Image.Image, row: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def _planned(line: Numbered, *, defaults: GenerateConfig, model_digest: str) -> dict[str, Any]:
+def _planned(line: ParsedLine, *, defaults: GenerateConfig, model_digest: str) -> dict[str, Any]:
     assert line.request is not None
     settings = line.request.settings(defaults)
     return {

@@ -9,10 +9,8 @@ from x2i_platform.models.catalog import MLLMS, TEACHERS
 from x2i_platform.recipes import load, shipped_names
 from x2i_platform.registry.models import list_models
 
-Rows = list[dict[str, Any]]
 
-
-def shipped_recipes(*, wide: bool) -> Rows:
+def shipped_recipes(*, wide: bool) -> list[dict[str, Any]]:
     """One row a recipe. Three long names side by side leave no room for what they are for: `wide` has them apart."""
     found = [load(name, shipped=RECIPES) for name in shipped_names(RECIPES)]
     if wide:
@@ -22,7 +20,7 @@ def shipped_recipes(*, wide: bool) -> Rows:
     return [{"recipe": r.name, "what": f"{r.description}\n{r.teacher.model} + {r.mllm.model}"} for r in found]
 
 
-def known_models() -> Rows:
+def known_models() -> list[dict[str, Any]]:
     """Teachers and MLLMs that a plan needs no download for."""
     teachers = [
         {"model": name, "kind": "teacher", "parameters": entry.dit_parameters} for name, entry in TEACHERS.items()
@@ -30,7 +28,7 @@ def known_models() -> Rows:
     return teachers + [{"model": name, "kind": "MLLM", "parameters": entry.parameters} for name, entry in MLLMS.items()]
 
 
-def registered_models(tracking_uri: str) -> Rows:
+def registered_models(tracking_uri: str) -> list[dict[str, Any]]:
     """Models of an MLflow registry with their aliases. Raises RegistryError."""
     return [
         {"model": f"models:/{found.name}", "versions": len(found.versions), "aliases": dict(found.aliases)}

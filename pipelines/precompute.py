@@ -16,7 +16,7 @@ import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from pipelines.ray_cluster.session import Need, bounded_restarts, explained, ray_session
+from pipelines.ray_cluster.session import Demand, bounded_restarts, explained, ray_session
 from x2i_platform import fingerprint
 from x2i_platform.config import Recipe
 from x2i_platform.errors import InputError, X2IError, from_text, to_text
@@ -26,13 +26,11 @@ from x2i_platform.plan import Plan, plan_recipe, require_budget
 from x2i_platform.precompute.captions import Captions, KeptRecords, Record
 from x2i_platform.precompute.intake import Intake, count_captions
 from x2i_platform.precompute.shards import plan_shards
-
-Progress = Callable[[int, int], None]
-"""Called with samples done and samples to do."""
+from x2i_platform.progress import Progress
 
 
 @dataclass(frozen=True)
-class Report:
+class PrecomputeSummary:
     """What a run did. `lines == stored + duplicates + quarantined`."""
 
     store: str
@@ -102,7 +100,9 @@ def describe(recipe: Recipe, captions: Captions, *, store: str) -> dict[str, Any
     }
 
 
-def run(recipe: Recipe, captions: Captions, *, store: str, address: str | None, on_progress: Progress) -> Report:
+def run(
+    recipe: Recipe, captions: Captions, *, store: str, address: str | None, on_progress: Progress
+) -> PrecomputeSummary:
     """Precompute every table of the store for these captions; continues where an earlier run stopped."""
     started = time.monotonic()
     made_by = fingerprint.features(recipe)
@@ -114,16 +114,16 @@ def run(recipe: Recipe, captions: Captions, *, store: str, address: str | None, 
     sizes = _pending(features.manifest())
     done = 0
     if sizes:
-        with ray_session(address, need=_need(recipe)):
+        with ray_session(address, demand=_demand(recipe)):
             for shard in _compute(recipe, list(sizes), store=features.files.address):
                 done += sizes[shard]
                 on_progress(done, sum(sizes.values()))
     manifest = features.publish_manifest()
     seconds = time.monotonic() - started
-    report = _report(intake, manifest, captions=captions, store=store, computed=(len(sizes), done), seconds=seconds)
+    summary = _summary(intake, manifest, captions=captions, store=store, computed=(len(sizes), done), seconds=seconds)
     hint = f"see '{store}/quarantine' for the reasons"
-    _require_few_refused(report.quarantined, report.lines, recipe=recipe, hint=hint)
-    return report
+    _require_few_refused(summary.quarantined, summary.lines, recipe=recipe, hint=hint)
+    return summary
 
 
 class StageActor:
@@ -181,14 +181,14 @@ def _pending(manifest: Manifest) -> dict[int, int]:
     return {shard: commit.samples for shard, commit in manifest.of(SAMPLES).items() if shard not in complete}
 
 
-def _need(recipe: Recipe) -> Need:
+def _demand(recipe: Recipe) -> Demand:
     pools = [getattr(recipe.run, table) for table in FEATURE_TABLES]
-    return Need(
+    return Demand(
         cpus=sum(pool.actors * pool.num_cpus for pool in pools), gpus=sum(pool.actors * pool.num_gpus for pool in pools)
     )
 
 
-def _report(
+def _summary(
     intake: Intake,
     manifest: Manifest,
     *,
@@ -196,9 +196,9 @@ def _report(
     store: str,
     computed: tuple[int, int],
     seconds: float,
-) -> Report:
+) -> PrecomputeSummary:
     failed = len(intake.samples & manifest.quarantined())
-    return Report(
+    return PrecomputeSummary(
         store=store,
         lines=intake.lines,
         stored=len(intake.samples) - failed,

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from ray import serve
 
 from pipelines.ray_cluster.keys import is_locked
-from pipelines.ray_cluster.session import Need, ray_session
+from pipelines.ray_cluster.session import Demand, ray_session
 from x2i_platform.errors import ClusterError
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.registry import models
@@ -64,8 +64,8 @@ def run(
         "num_gpus": num_gpus,
         "max_queued_requests": endpoint.queue,
     }
-    need = Need(cpus=endpoint.replicas * endpoint.num_cpus, gpus=endpoint.replicas * num_gpus)
-    with ray_session(address, need=need), _until_told_to_stop(), _http(endpoint):
+    demand = Demand(cpus=endpoint.replicas * endpoint.num_cpus, gpus=endpoint.replicas * num_gpus)
+    with ray_session(address, demand=demand), _until_told_to_stop(), _http(endpoint):
         if not is_locked():
             log.warning(OPEN_PORT)
         _deploy(arguments)

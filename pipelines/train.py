@@ -10,13 +10,10 @@ import json
 import logging
 import shutil
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import ray
@@ -25,14 +22,16 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
+from pipelines.ray_cluster.events import follow
 from pipelines.ray_cluster.process_group import GroupConfig
-from pipelines.ray_cluster.session import Need, ray_session
+from pipelines.ray_cluster.session import Demand, ray_session
 from x2i_platform.config import Recipe
 from x2i_platform.errors import RegistryError, StoreError, TrainingError, X2IError, from_text, redacted, to_text
 from x2i_platform.features.files import Files
 from x2i_platform.features.schema import MLLM, TEXT
 from x2i_platform.features.store import FeatureStore
 from x2i_platform.models.model_folder import CONFIG_FILE, WEIGHTS_FILE, write_recipe
+from x2i_platform.progress import Metrics, Progress
 from x2i_platform.registry import tracking
 from x2i_platform.registry.card import TrainingFacts, model_card
 from x2i_platform.registry.models import ModelVersion, list_models, register, require_name, resolve
@@ -42,9 +41,6 @@ from x2i_platform.training.lock import alone
 EXPERIMENT = "x2i-distill"
 RESULT_FILE = "result.json"
 log = logging.getLogger(__name__)
-Metrics = dict[str, float]
-Progress = Callable[[int, int, Metrics], None]
-"""Called with steps done, steps to do, both with those of the warm start, and the metrics just logged."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Destination:
 
 
 @dataclass(frozen=True)
-class Report:
+class TrainingSummary:
     """What a training ended with."""
 
     model: str
@@ -77,53 +73,55 @@ class Report:
     already_trained: bool = False
 
 
-def run(job: Job, destination: Destination, *, address: str | None, on_progress: Progress) -> Report:
+def run(job: Job, destination: Destination, *, address: str | None, on_progress: Progress) -> TrainingSummary:
     """Train, or continue training, and register the result. Waits while the same training runs elsewhere."""
     runs = Files(destination.runs).address
     with alone(job.run_name, runs=runs, database=tracking.sqlite_file(destination.tracking_uri)):
         return _run(job, destination, runs=runs, address=address, on_progress=on_progress)
 
 
-def _run(job: Job, destination: Destination, *, runs: str, address: str | None, on_progress: Progress) -> Report:
+def _run(
+    job: Job, destination: Destination, *, runs: str, address: str | None, on_progress: Progress
+) -> TrainingSummary:
     started = time.monotonic()
     folder = Files(f"{runs}/{job.run_name}")
     if done := _earlier_result(folder, destination):
         return _with_settings_of_now(done, job, folder=folder, destination=destination)
     info = _open_run(job, destination)
     try:
-        with ray_session(address, need=_need(job.recipe)):
+        with ray_session(address, demand=_demand(job.recipe)):
             result = _fit(job, info=info, runs=runs, on_progress=on_progress)
-            report = _register(job, result, destination=destination, info=info, seconds=time.monotonic() - started)
+            summary = _register(job, result, destination=destination, info=info, seconds=time.monotonic() - started)
     except KeyboardInterrupt:
         tracking.finish(info, status="KILLED")
         raise
     except X2IError:
         tracking.finish(info, status="FAILED")
         raise
-    _keep(report, folder)
+    _keep(summary, folder)
     tracking.finish(info)
-    return report
+    return summary
 
 
-def _keep(report: Report, folder: Files) -> None:
-    folder.publish(RESULT_FILE, json.dumps(asdict(report), indent=1).encode())
+def _keep(summary: TrainingSummary, folder: Files) -> None:
+    folder.publish(RESULT_FILE, json.dumps(asdict(summary), indent=1).encode())
 
 
-def _earlier_result(folder: Files, destination: Destination) -> Report | None:
-    """The report of a training that is done and whose version is still registered where this one would go."""
+def _earlier_result(folder: Files, destination: Destination) -> TrainingSummary | None:
+    """The summary of a training that is done and whose version is still registered where this one would go."""
     if not folder.exists(RESULT_FILE):
         return None
     try:
-        stored = Report(**json.loads(folder.read(RESULT_FILE)))
+        stored = TrainingSummary(**json.loads(folder.read(RESULT_FILE)))
     except (ValueError, TypeError):  # of another version, or damaged: the last checkpoint gives it again
         return None
-    report = replace(stored, tracking_uri=redacted(stored.tracking_uri))
-    if report != stored:  # passwords were kept once
-        _keep(report, folder)
+    summary = replace(stored, tracking_uri=redacted(stored.tracking_uri))
+    if summary != stored:  # passwords were kept once
+        _keep(summary, folder)
     registered = {version.uri for model in list_models(destination.tracking_uri) for version in model.versions}
-    same_place = report.tracking_uri == redacted(destination.tracking_uri) and report.model in registered
-    named = report.model == f"models:/{destination.name}/{report.version}"
-    return replace(report, already_trained=True) if same_place and named else None
+    same_place = summary.tracking_uri == redacted(destination.tracking_uri) and summary.model in registered
+    named = summary.model == f"models:/{destination.name}/{summary.version}"
+    return replace(summary, already_trained=True) if same_place and named else None
 
 
 def _open_run(job: Job, destination: Destination) -> tracking.RunInfo:
@@ -163,7 +161,7 @@ def _fit(job: Job, *, info: tracking.RunInfo, runs: str, on_progress: Progress) 
     )
     steps = job.recipe.train.warm_start_steps + job.recipe.train.steps
     with ExitStack() as closing:
-        closing.callback(_follow(events, steps=steps, on_progress=on_progress))
+        closing.callback(follow(events, steps=steps, on_progress=on_progress))
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
@@ -193,44 +191,26 @@ def train_worker(config: dict[str, Any]) -> None:
         raise
 
 
-def _follow(events: Queue[Any], *, steps: int, on_progress: Progress) -> Callable[[], None]:
-    """Pass the workers' events on from a thread, as `fit` blocks; returns what ends it."""
-    stop = threading.Event()
-
-    def drain() -> None:
-        while not stop.is_set():
-            try:
-                step, metrics = events.get(timeout=0.5)
-            except Empty:
-                continue
-            on_progress(step, steps, metrics)
-
-    thread = threading.Thread(target=drain, daemon=True)
-    thread.start()
-
-    def end() -> None:
-        stop.set()
-        thread.join(timeout=5)
-
-    return end
-
-
-def _with_settings_of_now(report: Report, job: Job, *, folder: Files, destination: Destination) -> Report:
-    """The report of a finished training; of another version of it where the recipe says now how else to draw."""
-    trained = resolve(report.model, tracking_uri=destination.tracking_uri)
-    info = tracking.RunInfo(report.run_id, EXPERIMENT, destination.tracking_uri)
-    version = _publish(job, trained, metrics=report.metrics, destination=destination, info=info, seconds=report.seconds)
-    if version.version == report.version:
-        return report
+def _with_settings_of_now(
+    summary: TrainingSummary, job: Job, *, folder: Files, destination: Destination
+) -> TrainingSummary:
+    """The summary of a finished training; of another version of it where the recipe says now how else to draw."""
+    trained = resolve(summary.model, tracking_uri=destination.tracking_uri)
+    info = tracking.RunInfo(summary.run_id, EXPERIMENT, destination.tracking_uri)
+    version = _publish(
+        job, trained, metrics=summary.metrics, destination=destination, info=info, seconds=summary.seconds
+    )
+    if version.version == summary.version:
+        return summary
     log.warning("the training is done; %s is its weights with the settings that the recipe has now", version.uri)
-    changed = replace(report, model=version.uri, version=version.version)
+    changed = replace(summary, model=version.uri, version=version.version)
     _keep(replace(changed, already_trained=False), folder)
     return changed
 
 
 def _register(
     job: Job, result: ray.train.Result, *, destination: Destination, info: tracking.RunInfo, seconds: float
-) -> Report:
+) -> TrainingSummary:
     if result.checkpoint is None:
         raise TrainingError(f"training '{job.run_name}' ended without a checkpoint")
     metrics = {key: float(value) for key, value in (result.metrics or {}).items() if key != "step"}
@@ -238,7 +218,7 @@ def _register(
         version = _publish(
             job, Path(folder), metrics=metrics, destination=destination, info=info, seconds=round(seconds, 1)
         )
-    return Report(
+    return TrainingSummary(
         model=version.uri,
         version=version.version,
         alias=f"models:/{version.name}@candidate",
@@ -255,7 +235,7 @@ def _publish(
     job: Job,
     folder: Path,
     *,
-    metrics: dict[str, float],
+    metrics: Metrics,
     destination: Destination,
     info: tracking.RunInfo,
     seconds: float,
@@ -279,9 +259,9 @@ def _publish(
         )
 
 
-def _need(recipe: Recipe) -> Need:
+def _demand(recipe: Recipe) -> Demand:
     resources = recipe.run.train
-    return Need(cpus=resources.workers * resources.num_cpus, gpus=resources.workers * resources.num_gpus)
+    return Demand(cpus=resources.workers * resources.num_cpus, gpus=resources.workers * resources.num_gpus)
 
 
 def _explained(error: Exception) -> X2IError:

@@ -26,6 +26,7 @@ class Room:
 
 ROOMS: dict[str, Room] = {
     # From the ground up: a room knows only rooms that stand before it.
+    "progress": Room("how long work says how far it is"),
     "errors": Room("every error; how one crosses process borders; what is hidden in messages"),
     "config": Room("every setting, as frozen values"),
     "cache": Room("where this machine keeps what can be made again", ("errors",)),
@@ -76,7 +77,7 @@ ROOMS: dict[str, Room] = {
         ),
     ),
 }
-FOUNDATION = ("errors", "config", "cache", "torchvision_schemas")
+FOUNDATION = ("progress", "errors", "config", "cache", "torchvision_schemas")
 """Rooms that every room may import."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {

@@ -6,14 +6,16 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
+
+from x2i_platform.progress import Metrics, Progress
 
 err = Console(stderr=True, highlight=False, emoji=False)
 out = Console(highlight=False, emoji=False, soft_wrap=True)
@@ -26,9 +28,6 @@ QUIET = {
     "RAY_TRAIN_V2_ENABLED": "1",
 }
 """Read by the libraries when they are imported, so it is set before. A user's own setting wins."""
-
-Report = Callable[..., None]
-"""`report(done, total)` or `report(done, total, metrics)`."""
 
 
 def configure(*, verbose: bool) -> None:
@@ -50,27 +49,27 @@ def note(message: str) -> None:
 
 
 @contextmanager
-def progress_bar(title: str, *, unit: str) -> Iterator[Report]:
+def progress_bar(title: str, *, unit: str) -> Iterator[Progress]:
     """A bar with rate and time left; yields the function that moves it."""
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[extra]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TextColumn("{task.fields[rate]}"),
+        bars.TextColumn("{task.fields[extra]}"),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=not err.is_terminal) as progress:
-        task = progress.add_task(title, total=None, rate="", extra="")
+    with bars.Progress(*columns, console=err, transient=not err.is_terminal) as bar:
+        task = bar.add_task(title, total=None, rate="", extra="")
 
-        def report(done: int, total: int, metrics: Mapping[str, float] | None = None) -> None:
-            elapsed = progress.tasks[0].elapsed or 0.0
+        def show_progress(done: int, total: int, metrics: Metrics | None = None, /) -> None:
+            elapsed = bar.tasks[0].elapsed or 0.0
             rate = f"{done / elapsed:.1f} {unit}/s" if elapsed else ""
             extra = "  ".join(f"{name} {value:.4g}" for name, value in (metrics or {}).items())
-            progress.update(task, completed=done, total=total, rate=rate, extra=extra)
+            bar.update(task, completed=done, total=total, rate=rate, extra=extra)
 
-        yield report
+        yield show_progress
 
 
 def show(result: Mapping[str, Any], *, title: str, as_json: bool) -> None:

@@ -30,7 +30,7 @@ MAX_RESTARTS = 5
 
 
 @dataclass(frozen=True)
-class Need:
+class Demand:
     """Resources that must be there at once."""
 
     cpus: float
@@ -38,7 +38,7 @@ class Need:
 
 
 @contextmanager
-def ray_session(address: str | None, *, need: Need) -> Iterator[None]:
+def ray_session(address: str | None, *, demand: Demand) -> Iterator[None]:
     """Connect to the cluster at an address, or start one on this machine.
 
     Raises ClusterError if the address doesn't answer, or the cluster is smaller than the plan. An autoscaled cluster
@@ -54,15 +54,15 @@ def ray_session(address: str | None, *, need: Need) -> Iterator[None]:
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
             else:
                 stack.enter_context(own_keys())
-                _start_here(need)
+                _start_here(demand)
         except (OSError, ValueError, RuntimeError) as error:
             place, reason = address or "this machine", " ".join(str(error).split())
             raise ClusterError(f"no Ray cluster at '{place}': {reason}") from None
         wait_s = float(os.environ.get("X2I_WAIT_FOR_NODES_S", "0")) if address else 0.0
         try:
             if wait_s:
-                _wait_for_room(need, wait_s=wait_s)
-            _require_room(need)
+                _wait_for_room(demand, wait_s=wait_s)
+            _require_room(demand)
             ray.data.DataContext.get_current().enable_progress_bars = False  # the command line draws its own
             # Ray Data 2.60 has no other place yet to say how often an actor restarts.
             warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
@@ -92,14 +92,14 @@ def explained(error: Exception) -> Exception:
     return error
 
 
-def _start_here(need: Need) -> None:
+def _start_here(demand: Demand) -> None:
     """A cluster of this machine alone, whose own ports are on loopback: it runs any code it is sent, unasked."""
     # Ray replaces 127.0.0.1 by the machine's outer address, and then listens there, unless clusters are disabled.
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
     ray.init(
         "local",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(need.cpus) + 1),
+        num_cpus=max(os.cpu_count() or 1, math.ceil(demand.cpus) + 1),
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
         log_to_driver=False,
@@ -108,25 +108,25 @@ def _start_here(need: Need) -> None:
     )
 
 
-def _wait_for_room(need: Need, *, wait_s: float) -> None:
-    gpus = math.ceil(need.gpus)
-    without_gpu = max(0, math.ceil(need.cpus) - gpus)
+def _wait_for_room(demand: Demand, *, wait_s: float) -> None:
+    gpus = math.ceil(demand.gpus)
+    without_gpu = max(0, math.ceil(demand.cpus) - gpus)
     request_resources(bundles=[{"CPU": 1, "GPU": 1}] * gpus + [{"CPU": 1}] * without_gpu)
     deadline = time.monotonic() + wait_s
-    while time.monotonic() < deadline and not _has_room(need):
+    while time.monotonic() < deadline and not _has_room(demand):
         time.sleep(1)
 
 
-def _has_room(need: Need) -> bool:
+def _has_room(demand: Demand) -> bool:
     have = ray.cluster_resources()
-    return bool(have.get("CPU", 0.0) >= need.cpus and have.get("GPU", 0.0) >= need.gpus)
+    return bool(have.get("CPU", 0.0) >= demand.cpus and have.get("GPU", 0.0) >= demand.gpus)
 
 
-def _require_room(need: Need) -> None:
-    if not _has_room(need):
+def _require_room(demand: Demand) -> None:
+    if not _has_room(demand):
         have = ray.cluster_resources()
         cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
         raise ClusterError(
-            f"the plan needs {need.cpus:g} CPUs and {need.gpus:g} GPUs at once, the Ray cluster has {cpus:g} and "
+            f"the plan needs {demand.cpus:g} CPUs and {demand.gpus:g} GPUs at once, the Ray cluster has {cpus:g} and "
             f"{gpus:g}; add nodes, or lower the actors, workers, num_cpus or num_gpus under `run`"
         )

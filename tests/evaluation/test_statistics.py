@@ -11,7 +11,7 @@ import pytest
 
 from tests.evaluation.result_cases import case, outcomes
 from x2i_platform.errors import ConfigError
-from x2i_platform.evaluation.statistics import GateVerdict, Row, gate, paired_interval, summarise, wilson_interval
+from x2i_platform.evaluation.statistics import Figures, GateVerdict, gate, paired_interval, summarise, wilson_interval
 
 
 def interval(differences: list[int]) -> tuple[float, float]:
@@ -176,7 +176,7 @@ def test_no_results_are_no_rows_and_a_category_cannot_be_the_sum() -> None:
         summarise([case(0, category="all")])
 
 
-def row_with(low: float | None, *, suite: str = "english", states: str = "prompt") -> Row:
+def row_with(low: float | None, *, suite: str = "english", states: str = "prompt") -> Figures:
     [row] = summarise(outcomes(50, lost=1, suite=suite, states=states))
     return replace(row, difference_low=low)
 

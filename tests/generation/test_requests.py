@@ -11,18 +11,18 @@ import pytest
 
 from x2i_platform.config import GenerateConfig
 from x2i_platform.errors import InputError
-from x2i_platform.generation.requests import Numbered, read_requests
+from x2i_platform.generation.requests import ParsedLine, read_requests
 
 DEFAULTS = GenerateConfig(num_inference_steps=4, guidance=3.5, width=64, height=32)
 
 
-def read(tmp_path: Path, *lines: str | bytes) -> list[Numbered]:
+def read(tmp_path: Path, *lines: str | bytes) -> list[ParsedLine]:
     path = tmp_path / "requests.jsonl"
     path.write_bytes(b"\n".join(line if isinstance(line, bytes) else line.encode() for line in lines) + b"\n")
     return list(read_requests(str(path)))
 
 
-def name(line: Numbered, *, settings: GenerateConfig = DEFAULTS, model: str = "m") -> str:
+def name(line: ParsedLine, *, settings: GenerateConfig = DEFAULTS, model: str = "m") -> str:
     assert line.request is not None
     return line.file_name(settings=line.request.settings(settings), model_digest=model)
 

@@ -25,7 +25,7 @@ def no_bar(title: str, *, unit: str) -> Iterator[Callable[..., None]]:
 
 @pytest.mark.slow
 def test_the_demo_trains_registers_evaluates_and_shows_every_kind_of_prompt(tmp_path: Path) -> None:
-    def run() -> demo.Report:
+    def run() -> demo.DemoSummary:
         return demo.run(tmp_path, overrides=SHORT, bar=no_bar, captions=256, cases=100)
 
     report = run()

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import cli
-from pipelines.generate import GeneratorActor, Report, run
+from pipelines.generate import GenerationSummary, GeneratorActor, run
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ClusterError, ConfigError, InputError, WeightsError
 from x2i_platform.generation.generator import Generator
@@ -34,7 +34,9 @@ def write(path: Path, *lines: str) -> str:
     return str(path)
 
 
-def generate(model: Path, requests: str, *, out: Path | str, address: str, overrides: tuple[str, ...] = ()) -> Report:
+def generate(
+    model: Path, requests: str, *, out: Path | str, address: str, overrides: tuple[str, ...] = ()
+) -> GenerationSummary:
     return run(
         model, requests=requests, out=str(out), overrides=overrides, address=address, on_progress=lambda *_: None
     )
@@ -55,12 +57,12 @@ def requests(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def first(model_folder: Path, requests: str, out: Path, ray_cluster: str) -> Report:
+def first(model_folder: Path, requests: str, out: Path, ray_cluster: str) -> GenerationSummary:
     """The first run, one image at a time: a batch of another size would round differently."""
     return generate(model_folder, requests, out=out, address=ray_cluster, overrides=("run.generate.batch_size=1",))
 
 
-def test_every_good_line_becomes_an_image_and_a_row_of_the_index(first: Report, out: Path) -> None:
+def test_every_good_line_becomes_an_image_and_a_row_of_the_index(first: GenerationSummary, out: Path) -> None:
     assert (first.requests, first.images, first.made, first.failed) == (5, 3, 3, 2)
     index = rows(out / "index.jsonl")
     assert [row["line"] for row in index] == [1, 3, 5]
@@ -77,14 +79,14 @@ def test_every_good_line_becomes_an_image_and_a_row_of_the_index(first: Report, 
     assert {path.name for path in (out / "images").iterdir()} == {Path(row["file"]).name for row in index}
 
 
-def test_bad_lines_are_reported_with_their_numbers(first: Report, out: Path, requests: str) -> None:
+def test_bad_lines_are_reported_with_their_numbers(first: GenerationSummary, out: Path, requests: str) -> None:
     errors = rows(out / "errors.jsonl")
     assert [(error["source"], error["line"]) for error in errors] == [(requests, 2), (requests, 4)]
     assert "not JSON" in errors[0]["error"]
     assert errors[1]["error"] == "unknown key 'sede'; did you mean 'seed'?"
 
 
-def test_an_image_says_how_it_was_made(first: Report, out: Path) -> None:
+def test_an_image_says_how_it_was_made(first: GenerationSummary, out: Path) -> None:
     row = rows(out / "index.jsonl")[2]
     with Image.open(out / row["file"]) as image:
         chunks = dict(image.info)
@@ -92,13 +94,13 @@ def test_an_image_says_how_it_was_made(first: Report, out: Path) -> None:
     assert json.loads(chunks["x2i"]) == {"seed": 5, "model": row["model"], **row["settings"]}
 
 
-def test_the_contact_sheet_shows_the_images(first: Report, out: Path) -> None:
+def test_the_contact_sheet_shows_the_images(first: GenerationSummary, out: Path) -> None:
     with Image.open(out / "contact_sheet.png") as sheet:
         assert sheet.width > 3 * 128
 
 
 def test_running_again_makes_nothing_and_needs_no_cluster(
-    first: Report, model_folder: Path, requests: str, out: Path
+    first: GenerationSummary, model_folder: Path, requests: str, out: Path
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()}
     index = (out / "index.jsonl").read_bytes()
@@ -110,7 +112,7 @@ def test_running_again_makes_nothing_and_needs_no_cluster(
 
 @pytest.mark.slow
 def test_a_lost_image_is_made_again_byte_for_byte_and_no_other(
-    first: Report, model_folder: Path, requests: str, out: Path, ray_cluster: str
+    first: GenerationSummary, model_folder: Path, requests: str, out: Path, ray_cluster: str
 ) -> None:
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (out / "images").iterdir()}
     lost = Path(rows(out / "index.jsonl")[1]["file"]).name
@@ -124,7 +126,7 @@ def test_a_lost_image_is_made_again_byte_for_byte_and_no_other(
 
 @pytest.mark.slow
 def test_other_settings_make_other_images_beside_and_a_failed_line_ends_the_command_with_2(
-    first: Report,
+    first: GenerationSummary,
     model_folder: Path,
     tmp_path: Path,
     out: Path,
@@ -180,7 +182,9 @@ def test_mistakes_are_found_before_a_cluster_is_asked_for(model_folder: Path, re
         generate(tmp_path, requests, out=tmp_path, address=NO_CLUSTER)
 
 
-def test_the_padding_enters_the_name_of_an_image(first: Report, model_folder: Path, requests: str, out: Path) -> None:
+def test_the_padding_enters_the_name_of_an_image(
+    first: GenerationSummary, model_folder: Path, requests: str, out: Path
+) -> None:
     with pytest.raises(ClusterError, match=NO_CLUSTER):  # there is something to make
         generate(model_folder, requests, out=out, address=NO_CLUSTER, overrides=("alignnet.padding=none",))
 

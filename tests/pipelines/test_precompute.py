@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import RECIPES
-from pipelines.precompute import Report, describe, estimate, run
+from pipelines.precompute import PrecomputeSummary, describe, estimate, run
 from tests.random_models import CAPTIONS, RANDOM
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError, StoreError, WeightsError
@@ -61,7 +61,7 @@ def test_every_line_is_stored_quarantined_or_a_duplicate(
     path.write_bytes(gzip.compress(b"\n".join(lines)))
     chosen = recipe("store.max_quarantine_share=0.2")
 
-    def precompute(limit: int | None = None) -> Report:
+    def precompute(limit: int | None = None) -> PrecomputeSummary:
         source = Captions(str(path), limit=limit)
         return run(chosen, source, store=store.name, address=ray_cluster, on_progress=silent)
 

@@ -22,7 +22,7 @@ from x2i_platform.evaluation.curves import learning_curves
 from x2i_platform.evaluation.publish import png_bytes
 from x2i_platform.evaluation.report_data import Report
 from x2i_platform.evaluation.results import ALL, Result
-from x2i_platform.evaluation.statistics import GateVerdict, Row
+from x2i_platform.evaluation.statistics import Figures, GateVerdict
 
 MAX_FAILURES = 50
 THUMBNAIL = 256
@@ -53,7 +53,7 @@ class Breakdown:
 
     by: str
     note: str
-    holds: Callable[[Row], bool]
+    holds: Callable[[Figures], bool]
 
 
 BREAKDOWNS = (
@@ -121,12 +121,12 @@ def data_uri(image: Image.Image) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def part_name(part: Row | Result) -> str:
+def part_name(part: Figures | Result) -> str:
     """A suite as its heading says it: `german, held out, states of the answer`."""
     return ", ".join(filter(None, (part.suite, SPLITS[part.split], STATES[part.states])))
 
 
-def _parts(rows: Sequence[Row], *, breakdown: Breakdown) -> list[tuple[str, list[Row]]]:
+def _parts(rows: Sequence[Figures], *, breakdown: Breakdown) -> list[tuple[str, list[Figures]]]:
     """The rows of a breakdown, suite by suite; a suite that has none is left out."""
     return [(name, list(part)) for name, part in itertools.groupby(filter(breakdown.holds, rows), key=part_name)]
 
@@ -143,13 +143,13 @@ def _worst_first(results: Sequence[Result]) -> list[Result]:
     return [result for *_, result in sorted(ranked, key=lambda item: item[:2])]
 
 
-def _is_gated(row: Row, verdict: GateVerdict | None) -> bool:
+def _is_gated(row: Figures, verdict: GateVerdict | None) -> bool:
     if verdict is None or verdict.states not in (None, row.states):
         return False
     return (row.suite, row.split, row.category) == (verdict.suite, verdict.split, ALL)
 
 
-def _span(rows: Sequence[Row], verdict: GateVerdict | None) -> float:
+def _span(rows: Sequence[Figures], verdict: GateVerdict | None) -> float:
     """Half the scale of the bars: the next of 1, 2, 5, 10, … points that holds every interval and the gate's limit."""
     ends = [abs(end) for row in rows for end in (row.difference_low, row.difference_high) if end is not None]
     widest = max([*ends, verdict.max_drop if verdict else 0.0, 0.01])
@@ -157,7 +157,7 @@ def _span(rows: Sequence[Row], verdict: GateVerdict | None) -> float:
     return min(1.0, next(step * tens for step in (1, 2, 5, 10) if step * tens >= widest - 1e-12))
 
 
-def _interval(row: Row, *, span: float, verdict: GateVerdict | None) -> Interval | None:
+def _interval(row: Figures, *, span: float, verdict: GateVerdict | None) -> Interval | None:
     if row.difference is None or row.difference_low is None or row.difference_high is None:
         return None
     word = "better" if row.difference_low > 0 else "worse" if row.difference_high < 0 else "unclear"

@@ -9,7 +9,7 @@ from PIL import Image
 
 from x2i_platform.evaluation.curves import Curve
 from x2i_platform.evaluation.results import Result
-from x2i_platform.evaluation.statistics import GateVerdict, Row
+from x2i_platform.evaluation.statistics import Figures, GateVerdict
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Report:
     title: str
     facts: Mapping[str, str]
     """What was compared, and how: model, recipe, digests, steps, seeds."""
-    rows: Sequence[Row]
+    rows: Sequence[Figures]
     results: Sequence[Result]
     sheets: Sequence[Sheet] = ()
     curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)

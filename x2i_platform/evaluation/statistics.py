@@ -27,7 +27,7 @@ _SPLITS = ("held_out", "seen", "all")
 
 
 @dataclass(frozen=True)
-class Row:
+class Figures:
     """The figures of a suite, or of a category or composition of it. None: nothing there to take the figure from."""
 
     suite: str
@@ -106,7 +106,7 @@ def paired_interval(differences: Sequence[int], *, groups: Sequence[str]) -> tup
     return float(low), float(high)
 
 
-def summarise(results: Mapping[str, Result] | Iterable[Result]) -> list[Row]:
+def summarise(results: Mapping[str, Result] | Iterable[Result]) -> list[Figures]:
     """A row for each suite, split and kind of states, followed by one for each of its categories and compositions.
 
     Held-out cases come before seen ones, all else in the order of its first results: the model's own kind of states is
@@ -122,7 +122,12 @@ def summarise(results: Mapping[str, Result] | Iterable[Result]) -> list[Row]:
 
 
 def gate(
-    rows: Sequence[Row], *, max_drop: float, suite: str = "english", split: str = "held_out", states: str | None = None
+    rows: Sequence[Figures],
+    *,
+    max_drop: float,
+    suite: str = "english",
+    split: str = "held_out",
+    states: str | None = None,
 ) -> GateVerdict:
     """Whether the student is shown to be at most `max_drop` worse than the baseline on a suite.
 
@@ -145,7 +150,7 @@ def gate(
     return GateVerdict(all(holds for holds, _ in verdicts), reason, suite, split, max_drop, states)
 
 
-def _row_verdict(row: Row, max_drop: float) -> tuple[bool, str]:
+def _row_verdict(row: Figures, max_drop: float) -> tuple[bool, str]:
     name = f"{row.suite} ({row.split}{', ' + row.states if row.states else ''})"
     if row.pairs < row.cases:
         return False, f"{name}: only {row.pairs} of {row.cases} cases were judged for both student and baseline"
@@ -162,7 +167,7 @@ def _row_verdict(row: Row, max_drop: float) -> tuple[bool, str]:
     )
 
 
-def _part_rows(cases: Sequence[Result]) -> list[Row]:
+def _part_rows(cases: Sequence[Result]) -> list[Figures]:
     categories: dict[str, list[Result]] = defaultdict(list)
     compositions: dict[str, list[Result]] = defaultdict(list)
     for case in cases:
@@ -177,14 +182,14 @@ def _part_rows(cases: Sequence[Result]) -> list[Row]:
     ]
 
 
-def _row(cases: Sequence[Result], *, category: str = "", composition: str = "") -> Row:
+def _row(cases: Sequence[Result], *, category: str = "", composition: str = "") -> Figures:
     right = [case.right for case in cases if case.right is not None]
     baseline = [case.baseline_right for case in cases if case.baseline_right is not None]
     pairs = [case for case in cases if case.right is not None and case.baseline_right is not None]
     steps = [int(bool(case.right)) - int(bool(case.baseline_right)) for case in pairs]
     wilson = wilson_interval(sum(right), cases=len(right)) if right else (None, None)
     interval = paired_interval(steps, groups=[case.group or case.prompt for case in pairs]) or (None, None)
-    return Row(
+    return Figures(
         suite=cases[0].suite,
         split=cases[0].split,
         states=cases[0].states,

@@ -20,8 +20,12 @@ Rows of `targets` stay below 32 MB even at FLUX.1 size with every token kept, be
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import pyarrow as pa
+
+Row = dict[str, Any]
+"""One row of a table, by column."""
 
 SAMPLES, TEXT, MLLM, TARGETS = "samples", "text", "mllm", "targets"
 FEATURE_TABLES = (TEXT, MLLM, TARGETS)

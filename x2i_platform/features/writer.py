@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,11 +20,10 @@ import pyarrow.parquet as pq
 from x2i_platform.config import digest
 from x2i_platform.features.codec import Blob
 from x2i_platform.features.files import Files, explained
-from x2i_platform.features.schema import BLOB_COLUMNS, ids_digest, schema_of
+from x2i_platform.features.schema import BLOB_COLUMNS, Row, ids_digest, schema_of
 from x2i_platform.features.store import Commit, FeatureStore
 
 ROW_GROUP_BYTES = 64 * 1024**2
-Row = dict[str, Any]
 
 
 class ShardWriter:

@@ -87,7 +87,7 @@ class RequestLine(BaseModel):
 
 
 @dataclass(frozen=True)
-class Numbered:
+class ParsedLine:
     """A line with its number, from 1, or the reason it is none."""
 
     line: int
@@ -106,7 +106,7 @@ class Numbered:
         return f"{self.line:06d}-{key[:12]}.png"
 
 
-def read_requests(path: str) -> Iterator[Numbered]:
+def read_requests(path: str) -> Iterator[ParsedLine]:
     """All non-empty lines of a JSON Lines file, gzipped or not. Raises InputError if it can't be read or holds none."""
     empty = True
     with opened(path, what="requests") as handle, refusing(f"requests '{path}' can't be read"):
@@ -118,22 +118,22 @@ def read_requests(path: str) -> Iterator[Numbered]:
         raise InputError(f"requests '{path}' hold no line")
 
 
-def _parsed(number: int, raw: bytes) -> Numbered:
+def _parsed(number: int, raw: bytes) -> ParsedLine:
     try:
         value: Any = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
         if not isinstance(value, dict):
-            return Numbered(number, None, f"expected a JSON object with a prompt, not {type(value).__name__}")
+            return ParsedLine(number, None, f"expected a JSON object with a prompt, not {type(value).__name__}")
         request = RequestLine.model_validate(value)
     except ValidationError as error:
-        return Numbered(number, None, _explain(error))
+        return ParsedLine(number, None, _explain(error))
     except (ValueError, RecursionError) as error:
-        return Numbered(number, None, f"not JSON in UTF-8: {error}")
+        return ParsedLine(number, None, f"not JSON in UTF-8: {error}")
     if not request.prompt.strip():
-        return Numbered(number, None, "prompt is blank")
+        return ParsedLine(number, None, "prompt is blank")
     for key, value in (request.model_extra or {}).items():
         if complaint := _complaint(key, value):
-            return Numbered(number, None, complaint)
-    return Numbered(number, request)
+            return ParsedLine(number, None, complaint)
+    return ParsedLine(number, request)
 
 
 def _complaint(key: str, value: Any) -> str | None:

@@ -8,13 +8,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from x2i_platform.errors import InputError
-from x2i_platform.features.schema import sample_id
+from x2i_platform.features.schema import Row, sample_id
 from x2i_platform.precompute.captions import Record
 
-Row = dict[str, Any]
 SHOWN_REASONS = 3
 
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 
 from x2i_platform.errors import StoreError
 from x2i_platform.features.reader import read_samples
-from x2i_platform.features.schema import SAMPLES, ids_digest
+from x2i_platform.features.schema import SAMPLES, Row, ids_digest
 from x2i_platform.features.store import FeatureStore, record_name
-from x2i_platform.features.writer import Row, open_shard, publish_quarantine
+from x2i_platform.features.writer import open_shard, publish_quarantine
 from x2i_platform.precompute.captions import Record
 from x2i_platform.precompute.intake import Intake, unique_samples
 

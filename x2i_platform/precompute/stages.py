@@ -28,9 +28,9 @@ from x2i_platform.config import Recipe
 from x2i_platform.errors import InputError, StoreError, X2IError, shown
 from x2i_platform.features.codec import encode_int8, encode_raw
 from x2i_platform.features.reader import read_answers, read_samples, read_text
-from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, sample_seed
+from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, Row, sample_seed
 from x2i_platform.features.store import Commit, FeatureStore
-from x2i_platform.features.writer import Row, ShardWriter, open_shard, tensor_columns
+from x2i_platform.features.writer import ShardWriter, open_shard, tensor_columns
 from x2i_platform.models import mllm
 from x2i_platform.models.devices import NOT_A_ROWS_FAULT, choose_device
 from x2i_platform.models.taps import Tap, attention_taps, select_taps

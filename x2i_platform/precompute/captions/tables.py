@@ -28,7 +28,7 @@ MISPLACED = "a misplaced quote"
 
 
 @dataclass(frozen=True)
-class Row:
+class TableLine:
     """One record as it stands in the file."""
 
     line: int
@@ -77,13 +77,13 @@ def _read(handle: io.BufferedReader, source: str, reading: Reading, dialect: Dia
             yield checked(source, row.line, row.fields[place])
 
 
-def _rows(lines: Iterator[Line], source: str, dialect: Dialect) -> Iterator[Row]:
+def _rows(lines: Iterator[Line], source: str, dialect: Dialect) -> Iterator[TableLine]:
     """Records that aren't blank."""
     rows = _quoted_rows(lines, dialect.delimiter) if dialect.quoted else _literal_rows(lines, source, dialect)
     return (row for row in rows if row.problem or any(field.strip() for field in row.fields))
 
 
-def _literal_rows(lines: Iterator[Line], source: str, dialect: Dialect) -> Iterator[Row]:
+def _literal_rows(lines: Iterator[Line], source: str, dialect: Dialect) -> Iterator[TableLine]:
     """Records of plain TSV. Raises InputError where nobody said so and the quotes look like those of CSV."""
     opened = -MAX_LITERAL_LINES
     for number, line in lines:
@@ -96,7 +96,7 @@ def _literal_rows(lines: Iterator[Line], source: str, dialect: Dialect) -> Itera
                 f"captions file '{source}', line {opened if closed else number}: a field looks quoted as in CSV; "
                 "--quoted reads it so, --literal takes quotes as text"
             )
-        yield Row(number, fields, TOO_LONG if line is None else None)
+        yield TableLine(number, fields, TOO_LONG if line is None else None)
 
 
 def _doubles(field: str) -> bool:
@@ -113,7 +113,7 @@ def _closes(field: str) -> bool:
     return field.endswith('"') and field.count('"') % 2 == 1 and (field == '"' or not field.startswith('"'))
 
 
-def _quoted_rows(lines: Iterator[Line], delimiter: str) -> Iterator[Row]:
+def _quoted_rows(lines: Iterator[Line], delimiter: str) -> Iterator[TableLine]:
     """Records of CSV. Where lines that a quote joins make no record, the first is refused and the others read anew."""
     csv.field_size_limit(MAX_CHARS)
     whole, opening = _patterns(delimiter)
@@ -124,17 +124,17 @@ def _quoted_rows(lines: Iterator[Line], delimiter: str) -> Iterator[Row]:
 
     for number, line in iter(upcoming, None):
         if line is None:
-            yield Row(number, [""], TOO_LONG)
+            yield TableLine(number, [""], TOO_LONG)
             continue
         joined: list[Line] = [(number, line)]
         if opening.fullmatch(line):
             joined += _until_closed(iter(upcoming, None))
         text = "\n".join(part or "" for _, part in joined)
         if whole.fullmatch(text):
-            yield Row(number, next(csv.reader([text], delimiter=delimiter), []))
+            yield TableLine(number, next(csv.reader([text], delimiter=delimiter), []))
         else:
             again.extendleft(reversed(joined[1:]))
-            yield Row(number, line.split(delimiter), MISPLACED)
+            yield TableLine(number, line.split(delimiter), MISPLACED)
 
 
 def _until_closed(lines: Iterator[Line]) -> list[Line]:
@@ -161,7 +161,7 @@ def _patterns(delimiter: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
     return re.compile(rf"{field}(?:{then}{field})*+"), re.compile(rf'(?:{field}{then})*+"[^"]*+(?:""[^"]*+)*+')
 
 
-def _place(first: Row, source: str, reading: Reading, dialect: Dialect) -> int:
+def _place(first: TableLine, source: str, reading: Reading, dialect: Dialect) -> int:
     """The caption's place among a record's fields. Raises InputError where the first line doesn't tell it."""
     if first.problem:
         raise InputError(f"captions file '{source}', line {first.line}, which tells its columns: {first.problem}")
