@@ -138,31 +138,35 @@ def evaluate(
     gate: Annotated[str | None, typer.Option(metavar="max_drop=X", help="Champion, or exit 2 if worse.")] = None,
     tracking_uri: opt.TrackingUri = None,
     overrides: opt.Overrides = None,
+    address: opt.Address = None,
     dry_run: opt.DryRun = False,
     as_json: opt.JsonFlag = False,
 ) -> None:
     """Compare a model with its teacher, or another model, on the same prompts and noise. Run again to continue."""
-    from x2i_platform.evaluation.options import options  # first, as the rest loads torch
 
-    chosen = options(suites=suite, states=states, cases=cases, prompts=prompts, images=images, layout=layout, gate=gate)
+    from x2i_platform.evaluation.options import parsed_options  # first, as the rest loads torch
+
+    options = parsed_options(
+        suites=suite, states=states, cases=cases, prompts=prompts, images=images, layout=layout, gate=gate
+    )
     from pipelines import evaluate as flow
-    from x2i_platform.registry.evaluations import learning_curves, pin
 
-    model = pin(model, tracking_uri=(uri := tracking_server(tracking_uri)))
-    student = flow.student(model, model_folder(model, uri), recipe=recipe, overrides=overrides or [])
+    uri = tracking_server(tracking_uri)
+    student = flow.student(model, recipe=recipe, overrides=overrides or [], tracking_uri=uri)
     if dry_run:
-        show(flow.describe(student, chosen, out=report), title="would draw", as_json=as_json)
+        show(flow.describe(student, options, out=report), title="would draw", as_json=as_json)
         return
-    other = flow.Versus() if baseline == "teacher" else flow.Versus(baseline, model_folder(baseline, uri))
-    curves = learning_curves(model, tracking_uri=uri)
-    with progress_bar("evaluate", unit="images") as bar:
-        outcome = flow.run(student, out=report, options=chosen, versus=other, curves=curves, on_progress=bar)
-    said = {**flow.summary(outcome, figures=as_json), **flow.publish(outcome, model=model, tracking_uri=uri)}
+    other = flow.baseline(baseline, tracking_uri=uri)
+    with progress_bar("evaluate", unit="images") as progress:
+        outcome = flow.run(
+            student, out=report, options=options, baseline=other, workers=flow.on_ray(address), on_progress=progress
+        )
+    published = flow.publish(outcome, model=student.name, tracking_uri=uri)
     if not as_json:
-        show_rows(flow.table(outcome), as_json=False)
-    show(said, title=f"{model} against {other.name}", as_json=as_json)
-    if outcome.verdict and not outcome.verdict.holds:
-        raise X2IError(f"gate: {outcome.verdict.reason}")
+        show_rows(outcome.table(), as_json=False)
+    figures = {"figures": outcome.figures()} if as_json else {}
+    show({**outcome.summary(), **figures, **published}, title=f"{student.name} against {other.name}", as_json=as_json)
+    outcome.require_gate()
 
 
 @app.command()

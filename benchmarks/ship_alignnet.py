@@ -18,6 +18,7 @@ from x2i_platform.console import progress_bar
 from x2i_platform.evaluation.options import Options
 from x2i_platform.evaluation.results import ALL
 from x2i_platform.evaluation.statistics import Figures
+from x2i_platform.evaluation.work import in_this_process
 from x2i_platform.mini import captions_path
 from x2i_platform.mini.checkpoints import MANIFEST, digests, trained_folder
 from x2i_platform.mini.suites import DEFAULT_SUITES
@@ -55,11 +56,13 @@ def run(folder: Path) -> None:
     target.mkdir(parents=True)
     for name in FILES:
         shutil.copyfile(source / name, target / name)
-    model = evaluate.Model("mini:alignnet", target, read_recipe(target))
+    model = evaluate.Student("mini:alignnet", target, read_recipe(target))
     rows: list[Figures] = []
     for name, options in EVALUATIONS.items():
         with progress_bar(name, unit="images") as progress:
-            rows += evaluate.run(model, out=folder / name, options=options, on_progress=progress).rows
+            rows += evaluate.run(
+                model, out=folder / name, options=options, workers=in_this_process, on_progress=progress
+            ).rows
     _add_to_manifest(rows, trained=trained, seed=recipe.train.seed)
 
 

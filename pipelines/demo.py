@@ -15,11 +15,13 @@ from PIL import Image
 from pipelines import RECIPES, evaluate, precompute, train
 from x2i_platform.config import Recipe
 from x2i_platform.evaluation.contact_sheet import contact_sheet
-from x2i_platform.evaluation.images import Baseline
+from x2i_platform.evaluation.evaluator import BaselineGenerator
 from x2i_platform.evaluation.options import Options
-from x2i_platform.evaluation.results import ALL
+from x2i_platform.evaluation.outcome import Outcome
+from x2i_platform.evaluation.sheets import last_frame
 from x2i_platform.evaluation.statistics import Figures
 from x2i_platform.evaluation.tasks import Task, suite_tasks
+from x2i_platform.evaluation.work import in_this_process
 from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.mini import captions_path
 from x2i_platform.mini.suites import DEFAULT_SUITES
@@ -94,14 +96,15 @@ def run(
     )
 
 
-def _evaluate(name: str, folder: Path, *, options: Options, out: Path, progress: Progress) -> evaluate.Outcome:
-    model = evaluate.Model(name, folder, read_recipe(folder))
-    return evaluate.run(model, out=out, options=options, on_progress=progress)
+def _evaluate(name: str, folder: Path, *, options: Options, out: Path, progress: Progress) -> Outcome:
+    """The teacher and the student, drawn in this process: its models are needed again for the contact sheet."""
+    model = evaluate.Student(name, folder, read_recipe(folder))
+    return evaluate.run(model, out=out, options=options, workers=in_this_process, on_progress=progress)
 
 
-def _whole(outcome: evaluate.Outcome) -> Figures:
+def _whole(outcome: Outcome) -> Figures:
     """The figures of all categories together."""
-    [row] = [row for row in outcome.rows if row.category == ALL]
+    [row] = outcome.totals
     return row
 
 
@@ -110,7 +113,7 @@ def _sheet(recipe: Recipe, models: Sequence[Path], *, path: Path) -> Path:
     device = choose_device(recipe.run.generate.num_gpus)
     tasks = suite_tasks(tuple(DEFAULT_SUITES), count=SHEET_ROWS, splits=("held_out",), states=(recipe.generate.states,))
     students = [Generator.load(each, device=device) for each in models]
-    teacher = Baseline(students[0], other=None, device=device)
+    teacher = BaselineGenerator(students[0], other=None, device=device)
     drawn = [teacher.draw(tasks), *(_draw(student, tasks) for student in students)]
     captions = [f"{task.suite}: {task.english}" for task in tasks]
     pictures = zip([_shown(task) for task in tasks], *drawn, strict=True)
@@ -127,5 +130,5 @@ def _draw(student: Generator, tasks: Sequence[Task]) -> list[Image.Image]:
 def _shown(task: Task) -> Image.Image:
     """What the student was shown; a blank where it was told."""
     if isinstance(task.prompt, Prompt):
-        return evaluate.last_frame(task.prompt)
+        return last_frame(task.prompt)
     return Image.new("RGB", (64, 64), "white")

@@ -1,4 +1,4 @@
-"""A student against its baseline: the same prompts, the same noise, and what became of each, as a report.
+"""A student against its baseline: the same prompts, the same noise, and how each image compares, as a report.
 
     tasks ──► student ──┐
          └──► baseline ─┴─► verdicts, distances ──► results.jsonl ──► report ──► MLflow, alias
@@ -8,86 +8,81 @@ Every case is written down as soon as it is known, so the same command continues
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
 
 from pipelines import RECIPES
+from pipelines.ray_cluster.session import Demand, bounded_restarts, explained, ray_session
 from x2i_platform import fingerprint
 from x2i_platform.config import Recipe, digest
-from x2i_platform.errors import ConfigError
+from x2i_platform.errors import ConfigError, X2IError, from_text, to_text
 from x2i_platform.evaluation.curves import Curve
-from x2i_platform.evaluation.distances import attention_distances
-from x2i_platform.evaluation.images import (
-    Baseline,
-    baseline_file,
-    check_layout,
-    draw,
-    forget_baseline,
-    lay_out,
-    open_image,
-    student_file,
-)
+from x2i_platform.evaluation.evaluator import Assignment, Evaluator
+from x2i_platform.evaluation.images import baseline_file, check_layout, forget_baseline, lay_out, student_file
 from x2i_platform.evaluation.options import Options
+from x2i_platform.evaluation.outcome import Outcome
 from x2i_platform.evaluation.report import write
-from x2i_platform.evaluation.report_data import Report, Sheet, SheetRow
-from x2i_platform.evaluation.results import ALL, Result, ResultLog
+from x2i_platform.evaluation.report_data import Report
+from x2i_platform.evaluation.results import ResultLog
+from x2i_platform.evaluation.sheets import first_cases
 from x2i_platform.evaluation.statistics import Figures, GateVerdict, gate, summarise
 from x2i_platform.evaluation.tasks import Task, file_tasks, suite_tasks
-from x2i_platform.generation.generator import Generator
+from x2i_platform.evaluation.work import FOUND, Found, MeasureDistance, Piece, Workers, batches, distances, do_piece
 from x2i_platform.mini.suites import DEFAULT_SUITES
-from x2i_platform.models.devices import choose_device
 from x2i_platform.models.model_folder import read_recipe
-from x2i_platform.models.prompts import Prompt, Video
 from x2i_platform.models.weights import identity
+from x2i_platform.progress import Progress
 from x2i_platform.recipes import load, override
-from x2i_platform.registry.evaluations import log_evaluation, record_gate
+from x2i_platform.registry import evaluations
+from x2i_platform.registry.models import resolve
 
 RESULTS_FILE = "results.jsonl"
 MINI = "mini:"
-SHEET_ROWS = 10
-"""Cases of each suite that the report shows."""
-FIGURES = ("accuracy", "baseline_accuracy", "difference", "difference_low", "difference_high")
-"""Of each suite, split and kind of states; what a registered model's run gets."""
-Progress = Callable[[int, int], None]
+TEACHER = "teacher"
 
 
 @dataclass(frozen=True)
-class Model:
-    """The student: its files, the recipe to run it by, and what to call it."""
+class Student:
+    """The model that is evaluated: its files, the recipe to run it by, what to call it, the losses of its training."""
 
     name: str
     folder: Path
     recipe: Recipe
+    curves: Mapping[str, Curve] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Versus:
+class Baseline:
     """What the student is compared with: the recipe's teacher, or another model in a folder."""
 
-    name: str = "teacher"
+    name: str = TEACHER
     folder: Path | None = None
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """Where the report is, and what it says."""
+def student(model: str, *, recipe: str | None, overrides: Sequence[str], tracking_uri: str) -> Student:
+    """A model by its own recipe, or by the one named. An alias is read once: it may move while images are drawn.
 
-    report: str
-    cases: int
-    rows: list[Figures]
-    verdict: GateVerdict | None
-
-
-def student(name: str, folder: Path, *, recipe: str | None, overrides: Sequence[str]) -> Model:
-    """A model folder with the recipe to run it by: its own, or the one named. Raises like `recipes.load`."""
+    Raises RegistryError or WeightsError if there is no such model, ConfigError for its recipe.
+    """
+    name = evaluations.pin(model, tracking_uri=tracking_uri)
+    folder = resolve(name, tracking_uri=tracking_uri)
     chosen = load(recipe, shipped=RECIPES, overrides=overrides) if recipe else override(read_recipe(folder), overrides)
-    return Model(name, folder, chosen)
+    return Student(name, folder, chosen, evaluations.learning_curves(name, tracking_uri=tracking_uri))
 
 
-def plan(recipe: Recipe, options: Options) -> list[Task]:
+def baseline(name: str, *, tracking_uri: str) -> Baseline:
+    """The teacher, or another model by its name. Raises RegistryError or WeightsError if there is none."""
+    return Baseline() if name == TEACHER else Baseline(name, resolve(name, tracking_uri=tracking_uri))
+
+
+def choose_tasks(recipe: Recipe, options: Options) -> list[Task]:
     """Everything that is drawn, the recipe's own kind of states first.
 
     Raises InputError for a prompt file that isn't one, or that the layout's scorer can't take, ConfigError without one
@@ -108,9 +103,9 @@ def plan(recipe: Recipe, options: Options) -> list[Task]:
     )
 
 
-def describe(model: Model, options: Options, *, out: Path) -> dict[str, object]:
+def describe(model: Student, options: Options, *, out: Path) -> dict[str, object]:
     """What `run` would draw, and what is there already."""
-    tasks = plan(model.recipe, options)
+    tasks = choose_tasks(model.recipe, options)
     drawn = sum((out / student_file(task)).is_file() for task in tasks)
     baseline = {baseline_file(task) for task in tasks}
     return {
@@ -124,22 +119,20 @@ def describe(model: Model, options: Options, *, out: Path) -> dict[str, object]:
 
 
 def run(
-    model: Model,
+    model: Student,
     *,
     out: Path,
     options: Options,
-    versus: Versus = Versus(),
-    curves: Mapping[str, Curve] | None = None,
+    baseline: Baseline = Baseline(),
+    workers: Workers,
     on_progress: Progress,
 ) -> Outcome:
     """Evaluate a model and write the report to `out`. Raises StoreError where `out` holds another evaluation."""
     recipe = model.recipe
-    tasks = plan(recipe, options)
-    with ResultLog.open(out / RESULTS_FILE, fingerprint=_identity(model, versus=versus)) as log:
-        device = choose_device(recipe.run.generate.num_gpus)
-        generator = Generator.load(model.folder, recipe=recipe, device=device)
-        baseline = Baseline(generator, other=versus.folder, device=device)
-        _draw_missing(tasks, log=log, generator=generator, baseline=baseline, out=out, on_progress=on_progress)
+    tasks = choose_tasks(recipe, options)
+    assignment = Assignment(recipe, model.folder.absolute(), baseline.folder, out.absolute(), tasks)
+    with ResultLog.open(out / RESULTS_FILE, fingerprint=_identity(model, baseline=baseline)) as log:
+        kl = _evaluate(assignment, log=log, workers=workers, on_progress=on_progress)
         # An older log says nothing of compositions; the task does.
         results = [replace(log.results[task.key], composition=task.composition) for task in tasks]
     if options.layout:
@@ -147,17 +140,100 @@ def run(
     rows = summarise(results)
     verdict = _verdict(rows, recipe=recipe, options=options)
     report = Report(
-        title=f"{model.name} against {versus.name}",
+        title=f"{model.name} against {baseline.name}",
         facts={"model": model.name, "recipe": recipe.name, "teacher": recipe.teacher.model, "MLLM": recipe.mllm.model},
         rows=rows,
         results=results,
-        sheets=_sheets(tasks, results, out=out, baseline=versus.name),
-        curves={"loss": curves} if curves else {},
-        kl=attention_distances(generator, baseline=baseline, tasks=tasks) if baseline.encoders else {},
+        sheets=first_cases(tasks, results, out=out, baseline=baseline.name),
+        curves={"loss": model.curves} if model.curves else {},
+        kl=kl,
         verdict=verdict,
-        baseline=versus.name,
+        baseline=baseline.name,
     )
     return Outcome(str(write(out, report)), len(results), rows, verdict)
+
+
+def publish(outcome: Outcome, *, model: str, tracking_uri: str) -> dict[str, str]:
+    """Log a registered model's report to its run, and a gate's verdict to the version; champion where it holds."""
+    folder = Path(outcome.report).parent
+    run = evaluations.log_evaluation(model, folder=folder, metrics=outcome.metrics(), tracking_uri=tracking_uri)
+    verdict, champion = outcome.verdict, None
+    if verdict:
+        champion = evaluations.record_gate(model, holds=verdict.holds, reason=verdict.reason, tracking_uri=tracking_uri)
+    return {name: value for name, value in (("run", run), ("champion", champion)) if value}
+
+
+def on_ray(address: str | None) -> Workers:
+    """Workers on a Ray cluster: actors that each hold the models, as many as `run.generate` says."""
+
+    def work(assignment: Assignment, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Found]]:
+        pool = assignment.recipe.run.generate
+        with ray_session(address, demand=Demand(pool.actors * pool.num_cpus, pool.actors * pool.num_gpus)):
+            yield from _on_actors(assignment, pieces)
+
+    return work
+
+
+class EvaluatorActor:
+    """An `Evaluator` inside a Ray actor. An error travels in the row: Ray would send a traceback."""
+
+    def __init__(self, assignment: ray.ObjectRef, pieces: Sequence[Piece]) -> None:
+        self.refusal, self.pieces = "", pieces
+        found: Assignment = ray.get(assignment)
+        self.tasks = found.tasks
+        try:
+            self.evaluator = Evaluator(found)
+        except X2IError as error:
+            self.refusal = to_text(error)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Do the piece of a number."""
+        if self.refusal:
+            return {**row, "found": "", "error": self.refusal}
+        try:
+            found = do_piece(self.evaluator, self.pieces[row["piece"]], tasks=self.tasks)
+        except X2IError as error:
+            return {**row, "found": "", "error": to_text(error)}
+        return {**row, "found": FOUND.dump_json(found).decode(), "error": ""}
+
+
+def _on_actors(assignment: Assignment, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Found]]:
+    pool = assignment.recipe.run.generate
+    # The tasks hold pictures and videos, so they lie in the object store once; what flows is a piece's number.
+    rows = [{"piece": number} for number in range(len(pieces))]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
+        EvaluatorActor,
+        fn_constructor_args=(ray.put(assignment), pieces),
+        compute=ActorPoolStrategy(size=pool.actors),
+        num_cpus=pool.num_cpus,
+        num_gpus=pool.num_gpus,
+        ray_remote_args_fn=bounded_restarts,
+    )
+    try:
+        for row in dataset.iter_rows():
+            if row["error"]:
+                raise from_text(row["error"])
+            yield pieces[row["piece"]], FOUND.validate_json(row["found"])
+    except RayError as error:
+        raise explained(error) from None
+
+
+def _evaluate(assignment: Assignment, *, log: ResultLog, workers: Workers, on_progress: Progress) -> dict[str, float]:
+    """Draw what the log lacks, and return the attention distances to the teacher, by what they were taken over."""
+    if not log.results:
+        forget_baseline(assignment.out)
+    missing = [place for place, task in enumerate(assignment.tasks) if task.key not in log.results]
+    measured = distances(assignment.tasks) if assignment.baseline is None else []
+    pieces: list[Piece] = [*batches(missing, size=assignment.recipe.run.generate.batch_size), *measured]
+    done, kl = 0, dict.fromkeys((piece.name for piece in measured), 0.0)
+    for piece, found in workers(assignment, pieces) if pieces else ():
+        for result in found.results:
+            log.add(result)
+        done += len(found.results)
+        if isinstance(piece, MeasureDistance) and found.distance is not None:
+            kl[piece.name] = found.distance
+        on_progress(done, len(missing))
+    return kl
 
 
 def _verdict(rows: Sequence[Figures], *, recipe: Recipe, options: Options) -> GateVerdict | None:
@@ -168,113 +244,11 @@ def _verdict(rows: Sequence[Figures], *, recipe: Recipe, options: Options) -> Ga
     return gate(rows, max_drop=options.max_drop, states=own if own in options.states else None)
 
 
-def _draw_missing(
-    tasks: Sequence[Task],
-    *,
-    log: ResultLog,
-    generator: Generator,
-    baseline: Baseline,
-    out: Path,
-    on_progress: Progress,
-) -> None:
-    if not log.results:
-        forget_baseline(out)
-    missing = [task for task in tasks if task.key not in log.results]
-    size = generator.recipe.run.generate.batch_size
-    for done, results in enumerate(draw(missing, generator=generator, baseline=baseline, out=out), start=1):
-        for result in results:
-            log.add(result)
-        on_progress(min(done * size, len(missing)), len(missing))
-
-
-def publish(outcome: Outcome, *, model: str, tracking_uri: str) -> dict[str, str]:
-    """Log a registered model's report to its run, and a gate's verdict to the version; champion where it holds."""
-    metrics = {
-        f"evaluation/{row.suite}/{row.split}/{row.states}/{name}": value
-        for row in _totals(outcome)
-        for name in FIGURES
-        if (value := getattr(row, name)) is not None
-    }
-    run = log_evaluation(model, folder=Path(outcome.report).parent, metrics=metrics, tracking_uri=tracking_uri)
-    verdict, champion = outcome.verdict, None
-    if verdict:
-        champion = record_gate(model, holds=verdict.holds, reason=verdict.reason, tracking_uri=tracking_uri)
-    return {name: value for name, value in (("run", run), ("champion", champion)) if value}
-
-
-def summary(outcome: Outcome, *, figures: bool) -> dict[str, object]:
-    """Where the report is, what the gate says and, if asked for, the figures; `report.json` holds the rest."""
-    gate = {"gate": outcome.verdict.reason} if outcome.verdict else {}
-    numbers = {"figures": _numbers(outcome)} if figures else {}
-    return {"report": outcome.report, "cases": outcome.cases, **gate, **numbers}
-
-
-def _numbers(outcome: Outcome) -> list[dict[str, object]]:
-    """The rows of `table` as numbers: shares from 0 to 1, null where nothing judged."""
-    names = ("suite", "split", "states", "cases", *FIGURES, "psnr")
-    return [{name: getattr(row, name) for name in names} for row in _totals(outcome)]
-
-
-def table(outcome: Outcome) -> list[dict[str, str]]:
-    """The suites' figures for a terminal."""
-    return [
-        {
-            "suite": f"{row.suite} {row.split.replace('_', ' ')}",
-            "states": row.states,
-            "right": _percent(row.accuracy),
-            "baseline": _percent(row.baseline_accuracy),
-            "difference": _points(row),
-            "psnr": "" if row.psnr is None else f"{row.psnr:.1f}",
-        }
-        for row in _totals(outcome)
-    ]
-
-
-def _totals(outcome: Outcome) -> list[Figures]:
-    """One row for each suite, split and kind of states."""
-    return [row for row in outcome.rows if row.category == ALL]
-
-
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f} %"
-
-
-def _points(row: Figures) -> str:
-    if row.difference is None or row.difference_low is None or row.difference_high is None:
-        return ""
-    return f"{100 * row.difference:+.1f} ({100 * row.difference_low:+.1f} to {100 * row.difference_high:+.1f})"
-
-
-def _identity(model: Model, *, versus: Versus) -> dict[str, object]:
+def _identity(model: Student, *, baseline: Baseline) -> dict[str, object]:
     """What decides the images; which cases are drawn does not."""
     return {
         "model": identity(str(model.folder.absolute())),
         "generation": digest(fingerprint.generation(model.recipe)),
         "settings": model.recipe.generate.model_dump(mode="json", exclude={"states"}),
-        "baseline": identity(str(versus.folder.absolute())) if versus.folder else versus.name,
+        "baseline": identity(str(baseline.folder.absolute())) if baseline.folder else baseline.name,
     }
-
-
-def _sheets(tasks: Sequence[Task], results: Sequence[Result], *, out: Path, baseline: str) -> list[Sheet]:
-    """For each suite, split and kind of states its first cases, beside what the student was shown, if it was."""
-    parts: dict[str, list[tuple[Task, Result]]] = {}
-    for task, result in zip(tasks, results, strict=True):
-        split = "" if task.split == "all" else f", {task.split.replace('_', ' ')}"
-        parts.setdefault(f"{task.suite}{split}, {task.states} states", []).append((task, result))
-    return [_sheet(name, part[:SHEET_ROWS], out=out, baseline=baseline) for name, part in parts.items()]
-
-
-def _sheet(name: str, part: Sequence[tuple[Task, Result]], *, out: Path, baseline: str) -> Sheet:
-    rows = []
-    for task, result in part:
-        shown = [] if isinstance(task.prompt, str) else [last_frame(task.prompt)]
-        images = [*shown, open_image(out / baseline_file(task)), open_image(out / student_file(task))]
-        marks = [*[None] * len(shown), result.baseline_right, result.right]
-        rows.append(SheetRow(result.prompt, images, marks, gloss=f"{task.suite}: {task.english}"))
-    columns = ["prompt"] if part and not isinstance(part[0][0].prompt, str) else []
-    return Sheet(name, [*columns, baseline, "student"], rows)
-
-
-def last_frame(prompt: Prompt) -> Image.Image:
-    part = prompt.media[-1]
-    return part.frames[-1] if isinstance(part, Video) else part

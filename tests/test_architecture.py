@@ -88,7 +88,12 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "deepspeed": ("x2i_platform/training/strategy.py",),
     "ray.serve": ("x2i_platform/serving/app.py", "pipelines/serve.py"),
     "ray.train": ("pipelines/train.py", "pipelines/ray_cluster/"),
-    "ray.data": ("pipelines/precompute.py", "pipelines/generate.py", "pipelines/ray_cluster/session.py"),
+    "ray.data": (
+        "pipelines/precompute.py",
+        "pipelines/evaluate.py",
+        "pipelines/generate.py",
+        "pipelines/ray_cluster/session.py",
+    ),
     "ray": ("pipelines/", "x2i_platform/serving/app.py"),
     "duckdb": (),
     "rich": ("x2i_platform/console.py",),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.evaluate import Versus, plan
+from pipelines.evaluate import Baseline, choose_tasks
 from tests.pipelines.evaluation_runs import SMALL, evaluate, mtimes, pixels, report
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError, StoreError
@@ -76,7 +76,7 @@ def test_another_model_draws_in_the_size_that_was_asked_for(
     model_folder: Path, make_model: Callable[..., Path], mini_recipe: Recipe, tmp_path: Path
 ) -> None:
     other = make_model(override(mini_recipe, ["alignnet.fusion=mean"]))
-    evaluate(model_folder, tmp_path, SMALL, versus=Versus("other", other), overrides=["generate.width=96"])
+    evaluate(model_folder, tmp_path, SMALL, baseline=Baseline("other", other), overrides=["generate.width=96"])
     assert {pixels(path).shape for path in mtimes(tmp_path)} == {(64, 96, 3)}
     assert report(tmp_path)["rows"][0]["psnr"] < 100
 
@@ -84,12 +84,12 @@ def test_another_model_draws_in_the_size_that_was_asked_for(
 def test_images_of_a_deleted_evaluation_are_not_taken_for_this_one(model_folder: Path, tmp_path: Path) -> None:
     evaluate(model_folder, tmp_path, SMALL)
     (tmp_path / "results.jsonl").unlink()
-    evaluate(model_folder, tmp_path, SMALL, versus=Versus("itself", model_folder))
+    evaluate(model_folder, tmp_path, SMALL, baseline=Baseline("itself", model_folder))
     assert report(tmp_path)["rows"][0]["psnr"] == 100
 
 
 def test_an_image_that_is_gone_is_named(model_folder: Path, tmp_path: Path, mini_recipe: Recipe) -> None:
     evaluate(model_folder, tmp_path, SMALL)
-    (tmp_path / student_file(plan(mini_recipe, SMALL)[0])).unlink()
+    (tmp_path / student_file(choose_tasks(mini_recipe, SMALL)[0])).unlink()
     with pytest.raises(StoreError, match=r"english-held_out-00000-prompt\.png.*No such file.*delete results\.jsonl"):
         evaluate(model_folder, tmp_path, SMALL)

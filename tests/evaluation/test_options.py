@@ -10,12 +10,12 @@ import pytest
 
 import cli
 from x2i_platform.errors import ConfigError
-from x2i_platform.evaluation.options import Options, options
+from x2i_platform.evaluation.options import Options, parsed_options
 
 
 def read(**words: Any) -> Options:
     nothing = {"suites": None, "states": None, "cases": 200, "prompts": None, "images": 4, "layout": None, "gate": None}
-    return options(**{**nothing, **words})
+    return parsed_options(**{**nothing, **words})
 
 
 def test_no_words_ask_for_everything_and_no_gate() -> None:

@@ -10,20 +10,37 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipelines.evaluate import Outcome, Versus, run, student
+from pipelines.evaluate import Baseline, Student, run
 from x2i_platform.evaluation.options import Options
+from x2i_platform.evaluation.outcome import Outcome
+from x2i_platform.evaluation.work import Workers, in_this_process
+from x2i_platform.models.model_folder import read_recipe
+from x2i_platform.recipes import override
 
-TEACHER = Versus()
+TEACHER = Baseline()
 SMALL = Options(suites=("english",), splits=("held_out",), states=("prompt",), cases=2)
 
 
 def evaluate(
-    folder: Path, out: Path, options: Options, *, versus: Versus = TEACHER, overrides: Sequence[str] = ()
+    folder: Path,
+    out: Path,
+    options: Options,
+    *,
+    baseline: Baseline = TEACHER,
+    workers: Workers = in_this_process,
+    overrides: Sequence[str] = (),
 ) -> tuple[Outcome, int]:
     """What came out, and how many images of the student were drawn for it."""
     progress = [(0, 0)]
-    chosen = student("student", folder, recipe=None, overrides=overrides)
-    outcome = run(chosen, out=out, options=options, versus=versus, on_progress=lambda *now: progress.append(now))
+    model = Student("student", folder, override(read_recipe(folder), overrides))
+    outcome = run(
+        model,
+        out=out,
+        options=options,
+        baseline=baseline,
+        workers=workers,
+        on_progress=lambda done, total, *_: progress.append((done, total)),
+    )
     assert progress[-1][0] == progress[-1][1]
     return outcome, progress[-1][1]
 

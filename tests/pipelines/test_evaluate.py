@@ -23,16 +23,18 @@ from PIL import Image
 
 import cli
 from pipelines import RECIPES
-from pipelines.evaluate import Versus, describe, plan, publish, student
+from pipelines.evaluate import Baseline, Student, choose_tasks, describe, on_ray, publish
 from tests.pipelines.evaluation_runs import SMALL, evaluate, mtimes, pixels, report
 from x2i_platform.config import Recipe
-from x2i_platform.errors import ConfigError, StoreError
+from x2i_platform.errors import ConfigError, InputError, StoreError
 from x2i_platform.evaluation.images import baseline_file, student_file
 from x2i_platform.evaluation.metrics import psnr
 from x2i_platform.evaluation.options import Options
+from x2i_platform.mini.judge import judge
 from x2i_platform.mini.perturbations import PERTURBATIONS
 from x2i_platform.mini.suites import SUITES
 from x2i_platform.models.alignnet import Conditioning
+from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextEncoders
 from x2i_platform.models.weights import locate
@@ -107,7 +109,7 @@ def test_the_report_has_a_row_for_each_suite_split_and_kind_of_states(out: Path)
 
 
 def test_figures_are_of_the_images_on_disk_and_a_scene_of_the_baseline_is_drawn_once(out: Path, recipe: Recipe) -> None:
-    tasks = plan(recipe, WHOLE)
+    tasks = choose_tasks(recipe, WHOLE)
     results = {result["key"]: result for result in report(out)["results"]}
     seen: dict[str, tuple[bool, str]] = {}
     for task in tasks:
@@ -115,8 +117,8 @@ def test_figures_are_of_the_images_on_disk_and_a_scene_of_the_baseline_is_drawn_
             assert mine.size == goal.size == (64, 64)
             result = results[task.key]
             assert result["psnr"] == psnr(mine, goal)
-            assert task.judge
-            assert result["right"] == task.judge(mine).right
+            assert task.scene
+            assert result["right"] == judge(mine, task.scene).right
             theirs = (result["baseline_right"], result["baseline_reason"])
             assert seen.setdefault(f"{baseline_file(task)} {task.suite in ('image', 'video')}", theirs) == theirs
     # Words in two languages and both states ask for one image; so do a picture and a video of one scene.
@@ -128,7 +130,7 @@ def test_figures_are_of_the_images_on_disk_and_a_scene_of_the_baseline_is_drawn_
 
 
 def test_the_baseline_is_what_the_stock_pipeline_draws(out: Path, recipe: Recipe) -> None:
-    tasks = plan(recipe, WHOLE)[:CASES]
+    tasks = choose_tasks(recipe, WHOLE)[:CASES]
     stock = diffusers.FluxPipeline.from_pretrained(locate(recipe.teacher.model))
     stock.set_progress_bar_config(disable=True)
     drawn = stock(
@@ -167,12 +169,35 @@ def test_the_distance_of_attention_is_finite_and_of_the_teachers_own_conditionin
 
 
 def test_a_model_against_itself_differs_in_nothing(model: Path, tmp_path: Path) -> None:
-    evaluate(model, tmp_path, SMALL, versus=Versus("itself", model))
+    evaluate(model, tmp_path, SMALL, baseline=Baseline("itself", model))
     data = report(tmp_path)
     assert (data["baseline"], data["kl"]) == ("itself", {})
     row = data["rows"][0]
     assert (row["difference"], row["gained"], row["lost"]) == (0, 0, 0)
     assert (row["psnr"], row["ssim"]) == (100, pytest.approx(1))
+
+
+def test_workers_on_ray_find_what_this_process_finds(model: Path, tmp_path: Path, ray_cluster: str) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    asked = replace(SMALL, suites=("english", "image"), cases=3)
+    two = ["run.generate.actors=2", "run.generate.batch_size=2"]
+    evaluate(model, here, asked, overrides=two)
+    _, drawn = evaluate(model, there, asked, overrides=two, workers=on_ray(ray_cluster))
+    assert drawn == 6
+    results = [[{**one, "seconds": 0} for one in report(folder)["results"]] for folder in (here, there)]
+    assert results[0] == results[1]
+    assert report(here)["kl"] == pytest.approx(report(there)["kl"], rel=1e-5)
+    for path in (here / "images").rglob("*.png"):
+        assert (pixels(path) == pixels(there / path.relative_to(here))).all()
+
+
+def test_what_a_worker_on_ray_refuses_ends_the_evaluation_in_our_words(
+    model: Path, tmp_path: Path, ray_cluster: str
+) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle " * 200 + "\n")
+    asked = Options(prompts=str(tmp_path / "prompts.txt"), states=("prompt",), images=1)
+    with pytest.raises(InputError, match="tokens, at most"):
+        evaluate(model, tmp_path / "out", asked, workers=on_ray(ray_cluster))
 
 
 def test_the_same_again_draws_nothing_and_says_the_same(out: Path, model: Path) -> None:
@@ -211,7 +236,7 @@ def test_another_evaluation_in_the_same_folder_is_refused(
     changes: tuple[tuple[str, dict[str, Any]], ...] = (
         (r"\(model: 'sha256:", {"folder": other}),
         (r"\(settings\.guidance: 3\.5 in the report, 1\.0 asked for\)", {"overrides": ["generate.guidance=1"]}),
-        (r"\(baseline: 'teacher' in the report, 'sha256:", {"versus": Versus("other", other)}),
+        (r"\(baseline: 'teacher' in the report, 'sha256:", {"baseline": Baseline("other", other)}),
         (r"\(generation: ", {"overrides": ["alignnet.padding=none"]}),
     )
     for part, arguments in changes:
@@ -222,7 +247,7 @@ def test_another_evaluation_in_the_same_folder_is_refused(
 
 
 def test_a_dry_run_counts_and_writes_nothing(out: Path, model: Path, tmp_path: Path) -> None:
-    chosen = student("student", model, recipe=None, overrides=[])
+    chosen = Student("student", model, read_recipe(model))
     nowhere = tmp_path / "nowhere"
     counts = {"student_images": 80, "baseline_images": 20, "denoising_steps": 200}
     assert describe(chosen, WHOLE, out=nowhere) == {
@@ -238,9 +263,9 @@ def test_a_dry_run_counts_and_writes_nothing(out: Path, model: Path, tmp_path: P
 def test_a_real_teacher_needs_a_file_of_prompts(tmp_path: Path) -> None:
     real = load("flux-dev_qwen2.5-vl-7b", shipped=RECIPES, overrides=[])
     with pytest.raises(ConfigError, match=r"'black-forest-labs/FLUX\.1-dev' needs a file of prompts"):
-        plan(real, Options())
+        choose_tasks(real, Options())
     (tmp_path / "prompts.txt").write_text("a\nb\n", encoding="utf-8")
-    assert len(plan(real, Options(prompts=str(tmp_path / "prompts.txt"), images=3))) == 2 * 3 * 2
+    assert len(choose_tasks(real, Options(prompts=str(tmp_path / "prompts.txt"), images=3))) == 2 * 3 * 2
 
 
 def test_a_gate_that_does_not_hold_leaves_the_report_and_no_champion(
@@ -272,7 +297,7 @@ def test_robustness_asks_both_sides_for_the_same_words_and_its_scenes_count_once
     model: Path, tmp_path: Path, recipe: Recipe
 ) -> None:
     asked = replace(SMALL, suites=("robustness",), cases=14)
-    assert all(task.prompt == task.english for task in plan(recipe, asked))
+    assert all(task.prompt == task.english for task in choose_tasks(recipe, asked))
     outcome, drawn = evaluate(model, tmp_path, asked)
     assert drawn == 14
     rows = outcome.rows
@@ -284,7 +309,7 @@ def test_robustness_asks_both_sides_for_the_same_words_and_its_scenes_count_once
         ("english-held_out-00001", 1),
     }
     assert len({one["prompt"] for one in results}) == 14
-    assert {task.suite for task in plan(recipe, Options(cases=1))} == set(SUITES) - {"robustness"}
+    assert {task.suite for task in choose_tasks(recipe, Options(cases=1))} == set(SUITES) - {"robustness"}
 
 
 def test_an_older_log_gets_its_compositions_from_the_tasks(model: Path, tmp_path: Path) -> None:
@@ -299,11 +324,11 @@ def test_an_older_log_gets_its_compositions_from_the_tasks(model: Path, tmp_path
 
 
 def test_the_gate_judges_the_states_that_the_recipe_draws_by(model: Path, tmp_path: Path) -> None:
-    chosen = student("student", model, recipe=None, overrides=[])
+    chosen = Student("student", model, read_recipe(model))
     answering = override(chosen.recipe, ["generate.states=answer"])
     both = replace(SMALL, states=("prompt", "answer"), max_drop=0.5)
-    assert [task.states for task in plan(chosen.recipe, both)] == ["prompt"] * 2 + ["answer"] * 2
-    assert [task.states for task in plan(answering, both)] == ["answer"] * 2 + ["prompt"] * 2
+    assert [task.states for task in choose_tasks(chosen.recipe, both)] == ["prompt"] * 2 + ["answer"] * 2
+    assert [task.states for task in choose_tasks(answering, both)] == ["answer"] * 2 + ["prompt"] * 2
     for options, judged in ((both, "answer"), (replace(SMALL, max_drop=0.5), None)):
         outcome, _ = evaluate(model, tmp_path / str(judged), options, overrides=["generate.states=answer"])
         assert outcome.verdict
@@ -319,12 +344,25 @@ def test_the_command_makes_a_champion_or_ends_with_2(
     capsys: pytest.CaptureFixture[str],
     max_drop: str,
     code: int,
+    ray_cluster: str,
 ) -> None:
     name = f"by-command-{code}"
     info = registered(model, name=name, tracking_uri=tracking_uri)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("X2I_CACHE", str(locate("mini:random-flux").parents[2]))
-    words = ["--suite", "english", "--states", "prompt", "--cases", "2", "--report", "report", "--json"]
+    words = [
+        "--suite",
+        "english",
+        "--states",
+        "prompt",
+        "--cases",
+        "2",
+        "--report",
+        "report",
+        "--json",
+        "--address",
+        ray_cluster,
+    ]
     argv = ["x2i-platform", "evaluate", f"models:/{name}@candidate", *words, "--tracking-uri", tracking_uri]
     monkeypatch.setattr(sys, "argv", [*argv, "--gate", f"max_drop={max_drop}"])
     with pytest.raises(SystemExit) as ended:

@@ -1,13 +1,11 @@
-"""The images of an evaluation: the student's and its baseline's, drawn in batches, kept as files beside the report.
+"""The images of an evaluation as files beside the report, and their layouts for external scorers.
 
-Invariant: a file that is there is whole; the baseline's image of some words and a seed is drawn once, however many
-languages say the same.
+Invariant: a file that is there is whole; tasks of the same words and seed share one image of the baseline.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -15,69 +13,12 @@ from PIL import Image
 from x2i_platform.config import GenerateConfig, digest
 from x2i_platform.errors import ConfigError, InputError, StoreError
 from x2i_platform.evaluation.layouts import save_dpg, save_geneval
-from x2i_platform.evaluation.metrics import psnr, ssim
 from x2i_platform.evaluation.options import Layout
-from x2i_platform.evaluation.results import Result
 from x2i_platform.evaluation.tasks import Task
-from x2i_platform.generation.generator import Generator, ImageRequest
-from x2i_platform.models.text_encoders import TextEncoders
 
 FOLDER = "images"
 GENEVAL_KEYS = ("tag", "include", "prompt")
 """Without them GenEval's scorer marks everything right."""
-
-
-class Baseline:
-    """What the student is compared with: the teacher's own text encoders on the same DiT, or another model."""
-
-    def __init__(self, generator: Generator, *, other: Path | None, device: str) -> None:
-        self._images = generator.images
-        self._settings = generator.recipe.generate
-        self._other = Generator.load(other, device=device) if other else None
-        self.encoders = None if other else TextEncoders.load(generator.recipe.teacher, device=device)
-
-    def draw(self, tasks: Sequence[Task]) -> list[Image.Image]:
-        """One image a task, of its English words."""
-        if self.encoders is None:
-            assert self._other is not None
-            # Its own number of steps and guidance; but only images of one size can be compared.
-            size = {"width": self._settings.width, "height": self._settings.height}
-            settings = self._other.recipe.generate.model_copy(update=size)
-            return self._other.generate([ImageRequest(task.english, task.seed, settings) for task in tasks])
-        conditioning = self.encoders.encode([task.english for task in tasks])
-        return self._images.generate(
-            conditioning.prompt_embeds_BTE,
-            pooled_BP=conditioning.pooled_BP,
-            seeds=[task.seed for task in tasks],
-            settings=self._settings,
-        )
-
-
-def draw(tasks: Sequence[Task], *, generator: Generator, baseline: Baseline, out: Path) -> Iterator[list[Result]]:
-    """The results of each batch, its images saved."""
-    size, defaults = generator.recipe.run.generate.batch_size, generator.recipe.generate
-    for start in range(0, len(tasks), size):
-        batch = tasks[start : start + size]
-        began = time.monotonic()
-        settings = [defaults.model_copy(update={"states": task.states}) for task in batch]
-        requests = [ImageRequest(task.prompt, task.seed, each) for task, each in zip(batch, settings, strict=True)]
-        drawn = generator.generate(requests)
-        seconds = (time.monotonic() - began) / len(batch)
-        goals = _baseline_images(batch, baseline=baseline, out=out)
-        results = []
-        for task, image, goal in zip(batch, drawn, goals, strict=True):
-            _save(image, out / student_file(task))
-            results.append(_result(task, image=image, goal=goal, seconds=seconds))
-        yield results
-
-
-def _baseline_images(tasks: Sequence[Task], *, baseline: Baseline, out: Path) -> list[Image.Image]:
-    """Each is drawn once, however many languages tell its scene."""
-    missing = {baseline_file(task): task for task in tasks if not (out / baseline_file(task)).is_file()}
-    if missing:
-        for file, image in zip(missing, baseline.draw(list(missing.values())), strict=True):
-            _save(image, out / file)
-    return [open_image(out / baseline_file(task)) for task in tasks]
 
 
 def student_file(task: Task) -> str:
@@ -90,29 +31,8 @@ def baseline_file(task: Task) -> str:
     return f"{FOLDER}/baseline/{digest([task.english, task.seed])[:16]}.png"
 
 
-def _result(task: Task, *, image: Image.Image, goal: Image.Image, seconds: float) -> Result:
-    mine, theirs = (task.judge(image), task.judge(goal)) if task.judge else (None, None)
-    return Result(
-        key=task.key,
-        suite=task.suite,
-        split=task.split,
-        states=task.states,
-        category=task.category,
-        prompt=task.prompt if isinstance(task.prompt, str) else task.english,
-        seed=task.seed,
-        right=mine.right if mine else None,
-        reason=mine.reason if mine else "",
-        baseline_right=theirs.right if theirs else None,
-        baseline_reason=theirs.reason if theirs else "",
-        psnr=psnr(image, goal),
-        ssim=ssim(image, goal),
-        seconds=seconds,
-        group=task.group,
-        composition=task.composition,
-    )
-
-
-def _save(image: Image.Image, path: Path) -> None:
+def save_image(image: Image.Image, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(".part")
     image.save(aside, format="png")

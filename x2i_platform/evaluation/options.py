@@ -38,7 +38,7 @@ class Options:
     """Share of cases by which the model may be worse than its baseline; None: no gate."""
 
 
-def options(
+def parsed_options(
     *,
     suites: Sequence[str] | None,
     states: Sequence[str] | None,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from PIL import Image
-
 from x2i_platform.config import States, digest
 from x2i_platform.evaluation import prompt_sets
 from x2i_platform.evaluation.options import Split
-from x2i_platform.mini.judge import Verdict, judge
+from x2i_platform.mini.scenes import Scene
 from x2i_platform.mini.suites import Case, cases
 from x2i_platform.models.prompts import Part, Prompt, Video
 
@@ -31,7 +29,8 @@ class Task:
     prompt: str | Prompt
     """What the student is told or shown."""
     seed: int
-    judge: Callable[[Image.Image], Verdict] | None = None
+    scene: Scene | None = None
+    """What the image must show; None where nothing can judge it."""
     composition: str = ""
     group: str = ""
     """As a result has them."""
@@ -77,9 +76,6 @@ def file_tasks(path: str, *, images: int, states: Sequence[States]) -> list[Task
 
 
 def _suite_task(case: Case, *, states: States) -> Task:
-    def verdict(image: Image.Image) -> Verdict:
-        return judge(image, case.scene)
-
     return Task(
         key=f"{case.key}-{states}",
         suite=case.suite,
@@ -89,7 +85,7 @@ def _suite_task(case: Case, *, states: States) -> Task:
         english=case.english,
         prompt=_prompt(case),
         seed=case.seed,
-        judge=verdict,
+        scene=case.scene,
         composition=case.composition or "",
         group=case.group,
     )
