@@ -22,12 +22,13 @@ from x2i_platform.mini.judge import judge
 from x2i_platform.mini.languages import caption
 from x2i_platform.mini.suites import cases
 from x2i_platform.mini.training.corpus import CAPTIONS_SEED, training_scenes
-from x2i_platform.models.alignnet import AlignNet, Conditioning, pad_states
+from x2i_platform.models.alignnet import AlignNet, pad_states
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.models.image_pipeline import ImagePipeline
 from x2i_platform.models.mllm import MLLM
 from x2i_platform.models.taps import Tap, attention_taps, select_taps
 from x2i_platform.models.teacher import Teacher
-from x2i_platform.models.text_encoders import TextConditioning, TextEncoders
+from x2i_platform.models.text_encoders import TextEncoders
 from x2i_platform.precompute.draws import draw_tokens
 from x2i_platform.recipes import load, override
 from x2i_platform.training.data import Batch
@@ -48,7 +49,7 @@ class Material:
 
     captions: list[str]
     states: list[Tensor]
-    conditioning: TextConditioning
+    conditioning: Conditioning
 
 
 class Lab:
@@ -62,14 +63,14 @@ class Lab:
         self.cases = list(islice(cases("english", held_out=True), scenes))
         whole = self.encoded([case.english for case in self.cases])
         chunks = zip(*(torch.split(each, CHUNK) for each in _pair(whole)), strict=True)
-        self.teacher_right = self.judged((TextConditioning(*chunk) for chunk in chunks), recipe=recipe)
+        self.teacher_right = self.judged((Conditioning(*chunk) for chunk in chunks), recipe=recipe)
         self.material = cache(self._material)
         self.case_states = cache(self._case_states)
 
-    def encoded(self, texts: Sequence[str]) -> TextConditioning:
+    def encoded(self, texts: Sequence[str]) -> Conditioning:
         """T5's and CLIP's."""
         parts = [self.encoders.encode(texts[i : i + CHUNK]) for i in range(0, len(texts), CHUNK)]
-        return TextConditioning(*(torch.cat(each) for each in zip(*(_pair(part) for part in parts), strict=True)))
+        return Conditioning(*(torch.cat(each) for each in zip(*(_pair(part) for part in parts), strict=True)))
 
     def _material(self, count: int, kinds: Kinds, reads: Reads) -> Material:
         """`count` English captions of training scenes and those the KL is measured on; kinds of states in turns."""
@@ -99,7 +100,7 @@ class Lab:
         chunks = [prompts[i : i + CHUNK] for i in range(0, len(prompts), CHUNK)]
         return [states_CSH for chunk in chunks for states_CSH in self.mllm.encode(chunk, states=kind)]
 
-    def judged(self, parts: Iterable[TextConditioning | Conditioning], *, recipe: Recipe) -> list[bool]:
+    def judged(self, parts: Iterable[Conditioning], *, recipe: Recipe) -> list[bool]:
         """Which of the cases are drawn right, given the conditioning of all, in parts."""
         right, cases = [], iter(self.cases)
         for part in parts:
@@ -114,7 +115,7 @@ class Lab:
         return right
 
 
-def _pair(conditioning: TextConditioning) -> tuple[Tensor, Tensor]:
+def _pair(conditioning: Conditioning) -> tuple[Tensor, Tensor]:
     return conditioning.prompt_embeds_BTE, conditioning.pooled_BP
 
 
@@ -137,7 +138,7 @@ class Targets:
 
 
 @torch.no_grad()
-def targets_of(lab: Lab, conditioning: TextConditioning, *, captions: Sequence[str], recipe: Recipe) -> Targets:
+def targets_of(lab: Lab, conditioning: Conditioning, *, captions: Sequence[str], recipe: Recipe) -> Targets:
     """The teacher's attention outputs, at its recipe's noise levels."""
     teacher = lab.pipeline.teacher(recipe.teacher)
     taps = select_taps(teacher.tap_names, recipe.targets.taps)
@@ -219,7 +220,7 @@ def kl_per_token(lab: Lab, alignnet: AlignNet, *, material: Material, recipe: Re
     """On the captions held out, in pure noise, over all taps and tokens."""
     whole = override(recipe, ["targets.taps=all", "targets.image_tokens=all", "targets.text_tokens=all"])
     whole = override(whole, ["targets.codec=bf16", "train.direction=student_teacher", "teacher.sigma=1.0"])
-    own = TextConditioning(*(each[-HELD_OUT:] for each in _pair(material.conditioning)))
+    own = Conditioning(*(each[-HELD_OUT:] for each in _pair(material.conditioning)))
     targets = targets_of(lab, own, captions=material.captions[-HELD_OUT:], recipe=whole)
     batch = batch_of(range(HELD_OUT), material.states[-HELD_OUT:], targets, recipe=whole)
     result = distill_step(alignnet, teacher=targets.teacher, batch=batch, config=whole.train)

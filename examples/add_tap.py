@@ -23,9 +23,10 @@ from pipelines import RECIPES
 from x2i_platform.config import Recipe
 from x2i_platform.features.schema import sample_id
 from x2i_platform.features.store import FeatureStore
-from x2i_platform.models.alignnet import AlignNet, AlignNetDims, Conditioning
+from x2i_platform.models.alignnet import AlignNet, AlignNetDims
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.models.teacher import Teacher
-from x2i_platform.models.text_encoders import TextConditioning, TextEncoders
+from x2i_platform.models.text_encoders import TextEncoders
 from x2i_platform.recipes import load
 from x2i_platform.training.data import Batch, Collate, FeatureDataset, Place
 from x2i_platform.training.losses import attention_kl
@@ -43,7 +44,7 @@ def read_batch(store: FeatureStore, *, recipe: Recipe) -> Batch:
     return Collate(recipe.alignnet.padding, text_tokens=recipe.teacher.text_tokens)(samples)
 
 
-def watch(module: nn.Module, conditioning: Conditioning | TextConditioning, *, teacher: Teacher) -> Tensor:
+def watch(module: nn.Module, conditioning: Conditioning, *, teacher: Teacher) -> Tensor:
     """What a module of the DiT puts out, `(B, N, D)`, on pure noise. It stays part of the autograd graph."""
     seen: list[Tensor] = []
     with module.register_forward_hook(lambda _module, _args, output: seen.append(output)):

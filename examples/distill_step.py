@@ -14,11 +14,12 @@ import torch
 
 from pipelines import RECIPES
 from x2i_platform.config import Recipe
-from x2i_platform.models.alignnet import AlignNet, AlignNetDims, Conditioning, pad_states
+from x2i_platform.models.alignnet import AlignNet, AlignNetDims, pad_states
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.models.mllm import MLLM
 from x2i_platform.models.taps import attention_taps
 from x2i_platform.models.teacher import Teacher
-from x2i_platform.models.text_encoders import TextConditioning, TextEncoders
+from x2i_platform.models.text_encoders import TextEncoders
 from x2i_platform.recipes import load
 from x2i_platform.training.losses import attention_kl
 
@@ -31,7 +32,7 @@ def distill(recipe: Recipe) -> list[float]:
     teacher, mllm = Teacher.load(recipe.teacher), MLLM.load(recipe.mllm)
     noise_BNC, sigma_B = teacher.noise(range(len(CAPTIONS))), torch.ones(len(CAPTIONS))
 
-    def attention(conditioning: Conditioning | TextConditioning) -> list[torch.Tensor]:
+    def attention(conditioning: Conditioning) -> list[torch.Tensor]:
         """What all attention modules of the DiT put out under a conditioning, on the same pure noise."""
         with attention_taps(teacher.dit, teacher.tap_names) as taken:
             teacher.forward(

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from x2i_platform.config import AlignNetConfig
 from x2i_platform.errors import InputError, WeightsError
-from x2i_platform.models.alignnet import AlignNet, AlignNetDims, Conditioning, pad_states
+from x2i_platform.models.alignnet import AlignNet, AlignNetDims, pad_states
+from x2i_platform.models.conditioning import Conditioning
 
 DIMS = AlignNetDims(4, 24, text_tokens=10, prompt_dim=32, pooled_dim=6, t5_head_dim=8)
 FUSIONS = ("conv", "scale", "mean")

@@ -12,10 +12,10 @@ from x2i_platform.errors import ConfigError
 from x2i_platform.models.taps import Tap, attention_taps, flux_tap_names, select_taps, tap_names
 from x2i_platform.models.teacher import Teacher
 
-Conditioning = tuple[Tensor, Tensor]
+Embeds = tuple[Tensor, Tensor]
 
 
-def run(teacher: Teacher, conditioning: Conditioning) -> Tensor:
+def run(teacher: Teacher, conditioning: Embeds) -> Tensor:
     prompt_embeds_BTE, pooled_BP = conditioning
     return teacher.forward(
         prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=teacher.noise([1, 2]), sigma_B=torch.ones(2)
@@ -31,7 +31,7 @@ def loss_of(taps: dict[str, Tensor]) -> Tensor:
     return torch.stack([(tap * torch.linspace(-1, 1, tap.shape[-1])).square().mean() for tap in taps.values()]).sum()
 
 
-def gradients(teacher: Teacher, conditioning: Conditioning, *, inside: bool = False) -> list[Tensor]:
+def gradients(teacher: Teacher, conditioning: Embeds, *, inside: bool = False) -> list[Tensor]:
     for tensor in conditioning:
         tensor.grad = None
     with attention_taps(teacher.dit, teacher.tap_names) as taps:
@@ -71,7 +71,7 @@ def test_an_unknown_or_empty_choice_is_refused(teacher: Teacher) -> None:
         pass
 
 
-def test_values_are_those_at_the_output_projections(teacher: Teacher, conditioning: Conditioning) -> None:
+def test_values_are_those_at_the_output_projections(teacher: Teacher, conditioning: Embeds) -> None:
     """Against captures at other places: the output projections, and the input of the single blocks' last layer."""
     expected: dict[str, Tensor] = {}
     with ExitStack() as hooks:
@@ -96,7 +96,7 @@ def test_values_are_those_at_the_output_projections(teacher: Teacher, conditioni
     assert taps["single.2"].shape == (2, 32 + teacher.num_image_tokens, teacher.inner_dim)
 
 
-def test_the_attention_is_taken_before_its_gate(teacher: Teacher, conditioning: Conditioning) -> None:
+def test_the_attention_is_taken_before_its_gate(teacher: Teacher, conditioning: Embeds) -> None:
     """A double block adds gate * attention; so what its second norm reads is known from the tap."""
     block = teacher.dit.transformer_blocks[0]
     seen: dict[str, Tensor] = {}
@@ -110,7 +110,7 @@ def test_the_attention_is_taken_before_its_gate(teacher: Teacher, conditioning: 
     torch.testing.assert_close(seen["input"] + seen["gate"].unsqueeze(1) * taps["double.0.image"], seen["sum"])
 
 
-def test_single_blocks_take_text_first(teacher: Teacher, conditioning: Conditioning) -> None:
+def test_single_blocks_take_text_first(teacher: Teacher, conditioning: Embeds) -> None:
     """The joint stream is what the last double block puts out: text, then image."""
     seen: dict[str, Tensor] = {}
     with ExitStack() as hooks:
@@ -129,7 +129,7 @@ def test_single_blocks_take_text_first(teacher: Teacher, conditioning: Condition
 
 @pytest.mark.parametrize("inside", [False, True], ids=["backward-after", "backward-inside"])
 def test_gradients_are_equal_under_gradient_checkpointing(
-    teacher: Teacher, conditioning: Conditioning, inside: bool
+    teacher: Teacher, conditioning: Embeds, inside: bool
 ) -> None:
     plain = gradients(teacher, conditioning, inside=inside)
     teacher.enable_gradient_checkpointing()
@@ -140,7 +140,7 @@ def test_gradients_are_equal_under_gradient_checkpointing(
     assert all(gradient.abs().max() > 0 for gradient in plain)
 
 
-def test_gradients_equal_those_of_numerical_differences(teacher: Teacher, conditioning: Conditioning) -> None:
+def test_gradients_equal_those_of_numerical_differences(teacher: Teacher, conditioning: Embeds) -> None:
     teacher.enable_gradient_checkpointing()
     _, pooled_gradient = gradients(teacher, conditioning)
     prompt_embeds_BTE, pooled_BP = (tensor.detach() for tensor in conditioning)
@@ -155,7 +155,7 @@ def test_gradients_equal_those_of_numerical_differences(teacher: Teacher, condit
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_nothing_is_left_behind(teacher: Teacher, conditioning: Conditioning, checkpointing: bool) -> None:
+def test_nothing_is_left_behind(teacher: Teacher, conditioning: Embeds, checkpointing: bool) -> None:
     if checkpointing:
         teacher.enable_gradient_checkpointing()
     with attention_taps(teacher.dit, teacher.tap_names) as taps:
@@ -169,7 +169,7 @@ def test_nothing_is_left_behind(teacher: Teacher, conditioning: Conditioning, ch
     assert num_hooks(teacher) == 0
 
 
-def test_hooks_go_when_the_forward_fails(teacher: Teacher, conditioning: Conditioning) -> None:
+def test_hooks_go_when_the_forward_fails(teacher: Teacher, conditioning: Embeds) -> None:
     prompt_embeds_BTE, pooled_BP = conditioning
     with pytest.raises(RuntimeError, match="shapes"), attention_taps(teacher.dit, teacher.tap_names) as taps:
         run(teacher, (prompt_embeds_BTE[..., :-1], pooled_BP))
@@ -177,7 +177,7 @@ def test_hooks_go_when_the_forward_fails(teacher: Teacher, conditioning: Conditi
     assert num_hooks(teacher) == 0
 
 
-def test_a_second_forward_in_one_context_is_refused(teacher: Teacher, conditioning: Conditioning) -> None:
+def test_a_second_forward_in_one_context_is_refused(teacher: Teacher, conditioning: Embeds) -> None:
     with attention_taps(teacher.dit, ["single.0"]) as taps:
         run(teacher, conditioning)
         first = taps["single.0"]

@@ -33,7 +33,7 @@ from x2i_platform.evaluation.options import Options
 from x2i_platform.mini.judge import judge
 from x2i_platform.mini.perturbations import PERTURBATIONS
 from x2i_platform.mini.suites import SUITES
-from x2i_platform.models.alignnet import Conditioning
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextEncoders

@@ -12,7 +12,8 @@ from torch import Tensor
 from x2i_platform.config import AlignNetConfig, Recipe, TargetsConfig
 from x2i_platform.features.reader import read_samples
 from x2i_platform.features.schema import SAMPLES
-from x2i_platform.models.alignnet import AlignNet, Conditioning
+from x2i_platform.models.alignnet import AlignNet
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.models.taps import attention_taps
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextEncoders

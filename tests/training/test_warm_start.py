@@ -15,7 +15,8 @@ from x2i_platform.config import TrainConfig
 from x2i_platform.errors import StoreError, TrainingError
 from x2i_platform.features.reader import TextRow, read_text
 from x2i_platform.features.schema import TARGETS, TEXT
-from x2i_platform.models.alignnet import AlignNet, Conditioning
+from x2i_platform.models.alignnet import AlignNet
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.training import checkpoint
 from x2i_platform.training.warm_start import (
     Spread,

@@ -19,8 +19,9 @@ from PIL import Image
 
 from x2i_platform.config import GenerateConfig, Recipe, States
 from x2i_platform.errors import WeightsError
-from x2i_platform.models.alignnet import AlignNet, Conditioning, pad_states
+from x2i_platform.models.alignnet import AlignNet, pad_states
 from x2i_platform.models.catalog import dit_dims
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.models.image_pipeline import ImagePipeline
 from x2i_platform.models.mllm import MLLM
 from x2i_platform.models.model_folder import load_alignnet, read_recipe

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from x2i_platform.config import AlignNetConfig, Padding, Recipe
 from x2i_platform.errors import InputError, WeightsError
 from x2i_platform.models.catalog import dit_dims, mllm_dims
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.models.dims import DEFAULT_T5_HEAD_DIM, t5_attention
 from x2i_platform.torchvision_schemas import define_missing_schemas
 
@@ -58,13 +59,6 @@ class AlignNetDims:
             t5_heads=heads,
             t5_head_dim=head_dim,
         )
-
-
-class Conditioning(NamedTuple):
-    """What FLUX takes in place of T5's tokens and CLIP's pooled vector."""
-
-    prompt_embeds_BTE: Tensor
-    pooled_BP: Tensor
 
 
 class AlignNet(nn.Module):

@@ -7,27 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self
 
 import diffusers
 import torch
 import transformers
-from torch import Tensor
 
 from x2i_platform.config import TeacherConfig
 from x2i_platform.models.components import load_frozen, load_part
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.models.weights import locate
-
-
-@dataclass(frozen=True)
-class TextConditioning:
-    """What the DiT takes from a caption."""
-
-    prompt_embeds_BTE: Tensor
-    """T5 tokens, padded to T without an attention mask."""
-    pooled_BP: Tensor
-    """CLIP's pooled vector."""
 
 
 class TextEncoders:
@@ -65,7 +54,7 @@ class TextEncoders:
         return len(self._pipeline.tokenizer_2(as_text(caption, tokenizer=self._pipeline.tokenizer_2)).input_ids)
 
     @torch.no_grad()
-    def encode(self, captions: Sequence[str]) -> TextConditioning:
+    def encode(self, captions: Sequence[str]) -> Conditioning:
         """`(B, T, E)` and `(B, P)`. Captions above T5's or CLIP's tokens are cut, as FLUX cuts them."""
         clip, t5 = (
             [as_text(caption, tokenizer=tokenizer) for caption in captions]
@@ -74,7 +63,7 @@ class TextEncoders:
         prompt_embeds, pooled, _ = self._pipeline.encode_prompt(
             prompt=clip, prompt_2=t5, max_sequence_length=self._text_tokens
         )
-        return TextConditioning(prompt_embeds_BTE=prompt_embeds, pooled_BP=pooled)
+        return Conditioning(prompt_embeds_BTE=prompt_embeds, pooled_BP=pooled)
 
 
 def as_text(caption: str, *, tokenizer: Any) -> str:

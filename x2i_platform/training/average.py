@@ -10,7 +10,8 @@ from torch.func import functional_call
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from x2i_platform.config import TrainConfig
-from x2i_platform.models.alignnet import AlignNet, Conditioning
+from x2i_platform.models.alignnet import AlignNet
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.training.strategy import Autocast
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from x2i_platform.config import TrainConfig
-from x2i_platform.models.alignnet import Conditioning
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.models.taps import Tap, attention_taps
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.training.data import Batch

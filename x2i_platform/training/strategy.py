@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from x2i_platform.config import TrainConfig
-from x2i_platform.models.alignnet import AlignNet, Conditioning
+from x2i_platform.models.alignnet import AlignNet
+from x2i_platform.models.conditioning import Conditioning
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import torch
 
 from x2i_platform.config import TrainConfig
-from x2i_platform.models.alignnet import Conditioning
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.models.taps import Tap, attention_taps
 from x2i_platform.models.teacher import Teacher
-from x2i_platform.models.text_encoders import TextConditioning
 from x2i_platform.training.data import Place
 from x2i_platform.training.losses import attention_kl
 
 
 @torch.no_grad()
 def attention_distance(
-    student: Conditioning, *, goal: TextConditioning, teacher: Teacher, seeds: Sequence[int], config: TrainConfig
+    student: Conditioning, *, goal: Conditioning, teacher: Teacher, seeds: Sequence[int], config: TrainConfig
 ) -> float:
     """KL per token, in nats, between the DiT's attention outputs under two conditionings: all taps and tokens.
 

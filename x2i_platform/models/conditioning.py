@@ -1,0 +1,19 @@
+"""What the DiT takes from a prompt, whoever made it: FLUX's own text encoders, or AlignNet.
+
+Shape suffixes: B batch, T text tokens, E prompt width, P pooled width.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Conditioning(NamedTuple):
+    """The two text conditionings of FLUX."""
+
+    prompt_embeds_BTE: Tensor
+    """T5's tokens, padded to T without an attention mask, or AlignNet's in their place."""
+    pooled_BP: Tensor
+    """CLIP's pooled vector, or AlignNet's."""
