@@ -128,9 +128,7 @@ def test_single_blocks_take_text_first(teacher: Teacher, conditioning: Embeds) -
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["backward-after", "backward-inside"])
-def test_gradients_are_equal_under_gradient_checkpointing(
-    teacher: Teacher, conditioning: Embeds, inside: bool
-) -> None:
+def test_gradients_are_equal_under_gradient_checkpointing(teacher: Teacher, conditioning: Embeds, inside: bool) -> None:
     plain = gradients(teacher, conditioning, inside=inside)
     teacher.enable_gradient_checkpointing()
     for _step in range(2):  # a recomputation must not leak into the next step
