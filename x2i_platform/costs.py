@@ -13,6 +13,8 @@ from x2i_platform.models.catalog import MLLMEntry, TeacherEntry, mllm_entry, tea
 from x2i_platform.models.taps import Tap, select_taps
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+TARGET_BYTES = {"bf16": (2, 0), "int8": (1, 2)}
+"""By codec, for each channel: bytes a token and bytes a row; int8 has a float16 scale a channel beside it."""
 CHARS_PER_TOKEN = 3.5
 """English under a byte-pair vocabulary has about 4; a little less keeps the estimate on the safe side."""
 CHAT_TOKENS = 16
@@ -114,5 +116,5 @@ class Costs:
     def _tap_bytes(self, tap: Tap) -> int:
         text, image = self.tokens_kept()
         tokens, width = tap.num_tokens(text=text, image=image), self.teacher.dit.inner_dim
-        # int8 has a float16 scale a channel beside it.
-        return (tokens + 2) * width if self.recipe.targets.codec == "int8" else tokens * width * 2
+        per_token, per_row = TARGET_BYTES[self.recipe.targets.codec]
+        return (tokens * per_token + per_row) * width

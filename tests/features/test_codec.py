@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
+from x2i_platform.config import TargetsConfig
+from x2i_platform.costs import TARGET_BYTES
 from x2i_platform.errors import StoreError
-from x2i_platform.features.codec import Blob, decode, encode_int8, encode_raw
+from x2i_platform.features.codec import CODECS, TARGET_ENCODERS, Blob, decode, encode_int8, encode_raw
 
 ALL_HALVES = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
 
@@ -137,3 +140,9 @@ def test_a_few_lines_of_numpy_decode_what_is_stored() -> None:
     quantised = np.frombuffer(blob.data, np.int8).reshape(blob.shape)
     values = quantised * np.frombuffer(blob.scale or b"", np.float16).astype(np.float32)
     assert np.array_equal(values, decode(blob).numpy())
+
+
+def test_every_codec_of_a_recipe_has_an_encoder_a_price_and_a_way_back() -> None:
+    names = set(get_args(TargetsConfig.model_fields["codec"].annotation))
+    assert names == set(TARGET_ENCODERS) == set(TARGET_BYTES)
+    assert {encode(torch.ones(2, 3)).codec for encode in TARGET_ENCODERS.values()} <= set(CODECS)

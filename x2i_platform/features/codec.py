@@ -12,6 +12,7 @@ neighbouring floats are alike: zstd-1 shrinks bf16 activations to 1/1.43 that wa
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,24 +56,55 @@ def encode_int8(tensor_TD: Tensor) -> Blob:
     return Blob("int8", tuple(tensor_TD.shape), "int8_channel", quantised_TD.cpu().numpy().tobytes(), scale)
 
 
+def encode_bf16(tensor: Tensor) -> Blob:
+    """A tensor rounded to bfloat16."""
+    return encode_raw(tensor.bfloat16())
+
+
+TARGET_ENCODERS: dict[str, Callable[[Tensor], Blob]] = {"bf16": encode_bf16, "int8": encode_int8}
+"""By the name that `targets.codec` has for it."""
+
+
 def decode(blob: Blob) -> Tensor:
     """The tensor of a blob: its own dtype for `shuffle`, float32 for `int8_channel`.
 
     Raises StoreError if the bytes don't fit the shape, or for an unknown codec.
     """
-    dtype = DTYPES.get(blob.dtype)
-    if dtype is None or (blob.codec, blob.dtype) not in {("int8_channel", "int8"), *(("shuffle", d) for d in DTYPES)}:
+    codec, dtype = CODECS.get(blob.codec), DTYPES.get(blob.dtype)
+    if codec is None or dtype is None or blob.dtype not in codec.dtypes:
         raise StoreError(f"unknown tensor encoding: codec '{blob.codec}' of dtype '{blob.dtype}'")
     count = math.prod(blob.shape)
     if min(blob.shape, default=0) < 0 or len(blob.data) != count * dtype.itemsize:
         raise StoreError(f"{len(blob.data)} bytes can't hold {blob.dtype} of shape {list(blob.shape)}")
+    # (bytes of a number, numbers) -> (numbers, bytes of a number): each number's bytes are together again.
     planes = np.frombuffer(blob.data, dtype=np.uint8).reshape(dtype.itemsize, count)
     flat = torch.empty(count, dtype=dtype)
     flat.view(torch.uint8).view(count, dtype.itemsize).numpy()[:] = planes.T
-    tensor = flat.view(blob.shape)
-    if blob.codec == "shuffle":
-        return tensor
+    return codec.restore(flat.view(blob.shape), blob)
+
+
+def _as_stored(stored: Tensor, _: Blob) -> Tensor:
+    return stored
+
+
+def _scaled(stored_TD: Tensor, blob: Blob) -> Tensor:
     scale = blob.scale or b""
-    if len(blob.shape) != 2 or len(scale) != 2 * blob.shape[1]:
+    if stored_TD.ndim != 2 or len(scale) != 2 * stored_TD.shape[1]:
         raise StoreError(f"{len(scale)} bytes of scales don't fit int8 of shape {list(blob.shape)}")
-    return tensor.float() * torch.from_numpy(np.frombuffer(scale, dtype=np.float16).astype(np.float32))
+    scale_D = torch.from_numpy(np.frombuffer(scale, dtype=np.float16).astype(np.float32))
+    return stored_TD.float() * scale_D
+
+
+@dataclass(frozen=True)
+class Codec:
+    """The dtypes that a codec stores, and the way from the stored numbers to the tensor."""
+
+    dtypes: frozenset[str]
+    restore: Callable[[Tensor, Blob], Tensor]
+
+
+CODECS = {
+    "shuffle": Codec(frozenset(DTYPES), _as_stored),
+    "int8_channel": Codec(frozenset({"int8"}), _scaled),
+}
+"""By the name in column `codec`."""

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from x2i_platform.config import Recipe
 from x2i_platform.errors import InputError, StoreError, X2IError, shown
-from x2i_platform.features.codec import encode_int8, encode_raw
+from x2i_platform.features.codec import TARGET_ENCODERS, encode_raw
 from x2i_platform.features.reader import read_answers, read_samples, read_text
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, Row, sample_seed
 from x2i_platform.features.store import Commit, FeatureStore
@@ -263,7 +263,7 @@ class TargetsStage(Stage):
             kept_TD = output_ND[kept.to(output_ND.device)].float()
             _require_finite(kept_TD, what=f"attention output of {name}")
             z_TD = (kept_TD - kept_TD.mean(-1, keepdim=True)) / (kept_TD.std(-1, keepdim=True) + 1e-7)
-            blob = encode_int8(z_TD) if config.codec == "int8" else encode_raw(z_TD.bfloat16())
+            blob = TARGET_ENCODERS[config.codec](z_TD)
             yield {
                 "sample_id": sample["sample_id"],
                 "tap": name,
