@@ -6,6 +6,7 @@ refused; transformers and diffusers would fill the gaps with random numbers and 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from x2i_platform.config import Dtype
 from x2i_platform.errors import WeightsError
@@ -45,6 +48,37 @@ def load_frozen(kind: Any, folder: Path, *, dtype: Dtype, device: str) -> Any:
     if missing := sorted(report["missing_keys"]):
         raise WeightsError(f"{folder} lacks {len(missing)} weights of a {kind.__name__}, such as {missing[0]!r}")
     return module.eval().requires_grad_(False).to(device)
+
+
+def load_head(kind: Any, folder: Path, *, below: Any) -> Any:
+    """An instance of `kind` around a loaded model `below` its head: only the head's weights are read.
+
+    Raises WeightsError where the folder has no such weights.
+    """
+    with torch.device("meta"):
+        whole = kind(below.config)
+    setattr(whole, whole.base_model_prefix, below)
+    whole.tie_weights()  # a head that shares the embeddings' weights has none of its own
+    with _reading(folder):
+        for name, weight in list(whole.named_parameters()):
+            if weight.is_meta:
+                loaded = read_weight(folder, name).to(device=below.device, dtype=below.dtype)
+                module, _, leaf = name.rpartition(".")
+                setattr(whole.get_submodule(module), leaf, torch.nn.Parameter(loaded, requires_grad=False))
+        if (folder / GENERATION_CONFIG_NAME).is_file():
+            whole.generation_config = transformers.GenerationConfig.from_pretrained(folder)
+    return whole.eval()
+
+
+def read_weight(folder: Path, name: str) -> Tensor:
+    """One weight of a model folder, whose safetensors may be one file or several. Raises KeyError if it has none."""
+    index = folder / SAFE_WEIGHTS_INDEX_NAME
+    file = json.loads(index.read_bytes())["weight_map"][name] if index.is_file() else SAFE_WEIGHTS_NAME
+    with safe_open(folder / file, framework="pt") as weights:
+        if name not in weights.keys():  # noqa: SIM118
+            raise KeyError(f"{file} has no weight {name!r}")
+        found: Tensor = weights.get_tensor(name)
+        return found
 
 
 def load_part(kind: Any, folder: Path) -> Any:

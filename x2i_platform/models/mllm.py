@@ -21,7 +21,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from x2i_platform.config import MLLMConfig, States
 from x2i_platform.errors import InputError, WeightsError, shown
 from x2i_platform.models.catalog import FAMILIES, TEXT_ONLY, Family, read_config
-from x2i_platform.models.components import load_frozen, load_part
+from x2i_platform.models.components import load_frozen, load_head, load_part
 from x2i_platform.models.prompts import Inputs, Prompt, collate, media_inputs, text_inputs
 from x2i_platform.models.weights import locate
 
@@ -184,12 +184,10 @@ class MLLM:
         return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
 
     def _with_head(self) -> Any:
-        """The whole model: its LM head is read when the first answer is asked for."""
+        """This model under its LM head, which is read when the first answer is asked for."""
         if self._whole is None:
             folder = locate(self._config.model, revision=self._config.revision)
-            kind = getattr(transformers, self._family.whole)
-            self._whole = load_frozen(kind, folder, dtype=self._config.dtype, device=str(self.model.device))
-            self.model = self._whole.base_model  # one copy of the weights
+            self._whole = load_head(getattr(transformers, self._family.whole), folder, below=self.model)
         return self._whole
 
     def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
