@@ -30,6 +30,7 @@ ROOMS: dict[str, Room] = {
     "errors": Room("every error; how one crosses process borders; what is hidden in messages"),
     "config": Room("every setting, as frozen values"),
     "cache": Room("where this machine keeps what can be made again", ("errors",)),
+    "files": Room("local files that appear whole or not at all, and locks"),
     "torchvision_schemas": Room("operators that torchvision declares and some builds of it lack"),
     "recipes": Room("YAML recipes: inheritance, overrides, unknown keys"),
     "console": Room("tables and progress bars"),
@@ -77,7 +78,7 @@ ROOMS: dict[str, Room] = {
         ),
     ),
 }
-FOUNDATION = ("progress", "errors", "config", "cache", "torchvision_schemas")
+FOUNDATION = ("progress", "errors", "config", "cache", "files", "torchvision_schemas")
 """Rooms that every room may import."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
@@ -96,9 +97,14 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     ),
     "ray": ("pipelines/", "x2i_platform/serving/app.py"),
     "duckdb": (),
+    "fcntl": (),
+    "filelock": ("x2i_platform/files.py",),
     "rich": ("x2i_platform/console.py",),
     "typer": ("cli.py", "cli_models.py", "x2i_platform/options.py"),
 }
+
+PUBLISHERS = ("x2i_platform/files.py", "x2i_platform/features/files.py")
+"""The places where a file may be moved to its name; the second has a scratch folder of its own, and object stores."""
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -171,6 +177,23 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
         for library, rooms in ONLY_IN.items():
             if module == library or module.startswith(f"{library}."):
                 assert place.startswith(rooms) if rooms else False, f"{place} imports {module}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_are_published_in_one_place(path: Path) -> None:
+    if path.relative_to(ROOT).as_posix() in PUBLISHERS:
+        return
+    calls = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    moves = [call.lineno for call in calls if moves_a_file(call)]
+    assert not moves, f"{path}, lines {moves}: use what x2i_platform/files.py has for that"
+
+
+def moves_a_file(call: ast.Call) -> bool:
+    """Whether a file gets a name, or a temporary one; `replace` of a text or a date takes other arguments."""
+    name = ast.unparse(call.func)
+    if name.endswith(".replace"):
+        return name == "os.replace" or (len(call.args), len(call.keywords)) == (1, 0)
+    return name.endswith((".rename", ".renames", ".link", ".move", "mkstemp", "NamedTemporaryFile"))
 
 
 def test_every_room_is_in_the_table() -> None:

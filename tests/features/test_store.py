@@ -114,7 +114,7 @@ MOMENTS: dict[str, tuple[object, str, Callable[..., Any]]] = {
     "while writing": (pq.ParquetWriter, "write_table", then_die(pq.ParquetWriter.write_table)),
     "before the file has its name": (files.Files, "adopt", die),
     "after the file has its name": (files.Files, "adopt", then_die(files.Files.adopt)),
-    "while the record is written": (files, "_write_synced", then_die(files._write_synced)),
+    "while the record is written": (files, "sync", then_die(files.sync)),
 }
 
 

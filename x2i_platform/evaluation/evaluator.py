@@ -14,8 +14,9 @@ from pathlib import Path
 from PIL import Image
 
 from x2i_platform.config import Recipe, States
-from x2i_platform.evaluation.images import baseline_file, open_image, save_image, student_file
+from x2i_platform.evaluation.images import baseline_file, open_image, student_file
 from x2i_platform.evaluation.metrics import psnr, ssim
+from x2i_platform.evaluation.png import save_png
 from x2i_platform.evaluation.results import Result
 from x2i_platform.evaluation.tasks import Task
 from x2i_platform.generation.generator import Generator, ImageRequest
@@ -84,7 +85,7 @@ class Evaluator:
         seconds = (time.monotonic() - began) / len(tasks)
         results = []
         for task, image, goal in zip(tasks, images, self._baseline_images(tasks), strict=True):
-            save_image(image, self.out / student_file(task))
+            save_png(image, self.out / student_file(task))
             results.append(_result(task, image=image, goal=goal, seconds=seconds))
         return results
 
@@ -109,7 +110,7 @@ class Evaluator:
         missing = {baseline_file(task): task for task in tasks if not (self.out / baseline_file(task)).is_file()}
         if missing:
             for file, image in zip(missing, self.baseline.draw(list(missing.values())), strict=True):
-                save_image(image, self.out / file)
+                save_png(image, self.out / file)
         return [open_image(self.out / baseline_file(task)) for task in tasks]
 
 

@@ -31,14 +31,6 @@ def baseline_file(task: Task) -> str:
     return f"{FOLDER}/baseline/{digest([task.english, task.seed])[:16]}.png"
 
 
-def save_image(image: Image.Image, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(".part")
-    image.save(aside, format="png")
-    aside.replace(path)
-
-
 def open_image(path: Path) -> Image.Image:
     """An image as it was saved. Raises StoreError where somebody took it away."""
     try:

@@ -19,7 +19,8 @@ from typing import Any
 from PIL import Image
 
 from x2i_platform.errors import InputError
-from x2i_platform.evaluation.publish import png_bytes, publish
+from x2i_platform.evaluation.png import save_png
+from x2i_platform.files import publish, publish_folder, scratch_folder
 
 GRID_IMAGES = 4
 
@@ -37,17 +38,15 @@ def save_geneval(folder: Path, images: Sequence[Image.Image], *, index: int, met
             f"GenEval prompt {index}: no {', '.join(map(repr, missing))}; its lines have tag, include, prompt"
         )
     target = folder / f"{index:05d}"
-    # The scorer reads folders whose names are digits; this one is none until it is whole.
-    scratch = folder / f".{target.name}.part"
-    shutil.rmtree(scratch, ignore_errors=True)
-    # ASCII, as GenEval writes it: its scorer opens the file in the machine's own encoding.
-    publish(scratch / "metadata.jsonl", json.dumps(dict(metadata)).encode())
     names = [f"samples/{number:05d}.png" for number in range(len(images))]
-    for name, image in zip(names, images, strict=True):
-        publish(scratch / name, png_bytes(image.convert("RGB")))
-    if target.exists():
-        shutil.rmtree(target)
-    scratch.rename(target)
+    with scratch_folder(target) as scratch:  # the scorer reads no folder whose name isn't digits alone
+        # ASCII, as GenEval writes it: its scorer opens the file in the machine's own encoding.
+        publish(scratch / "metadata.jsonl", json.dumps(dict(metadata)).encode())
+        for name, image in zip(names, images, strict=True):
+            save_png(image.convert("RGB"), scratch / name)
+        if target.exists():
+            shutil.rmtree(target)
+        publish_folder(scratch, target)
     return [target / name for name in names]
 
 
@@ -68,5 +67,5 @@ def save_dpg(folder: Path, images: Sequence[Image.Image], *, item_id: str) -> Pa
     for place, image in enumerate(images):
         grid.paste(image.convert("RGB"), ((place % 2) * side, (place // 2) * side))
     path = folder / f"{item_id}.png"
-    publish(path, png_bytes(grid))
+    save_png(grid, path)
     return path

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from x2i_platform.evaluation.curves import learning_curves
-from x2i_platform.evaluation.publish import png_bytes
+from x2i_platform.evaluation.png import png_bytes
 from x2i_platform.evaluation.report_data import Report
 from x2i_platform.evaluation.results import ALL, Result
 from x2i_platform.evaluation.statistics import Figures, GateVerdict

@@ -19,8 +19,9 @@ from typing import Any
 
 from x2i_platform.evaluation.contact_sheet import can_write, contact_sheet
 from x2i_platform.evaluation.page import render
-from x2i_platform.evaluation.publish import png_bytes, publish
+from x2i_platform.evaluation.png import save_png
 from x2i_platform.evaluation.report_data import Report
+from x2i_platform.files import publish
 
 SCHEMA = 1
 PAGE_FILE, DATA_FILE, SHEETS_FOLDER = "index.html", "report.json", "sheets"
@@ -31,7 +32,7 @@ def write(folder: Path, report: Report) -> Path:
     files = sheet_files([sheet.name for sheet in report.sheets])
     for sheet, file in zip(report.sheets, files, strict=True):
         rows = [(row.caption if can_write(row.caption) else row.gloss, row.images) for row in sheet.rows]
-        publish(folder / file, png_bytes(contact_sheet(rows, columns=sheet.columns)))
+        save_png(contact_sheet(rows, columns=sheet.columns), folder / file)
     publish(folder / DATA_FILE, _strict_json(_data(report, files)).encode())
     publish(folder / PAGE_FILE, render(report, sheet_files=files).encode())
     return folder / PAGE_FILE

@@ -7,18 +7,19 @@ an error that names its line.
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, ClassVar, Literal, Self
+from typing import Any, BinaryIO, ClassVar, Literal, NoReturn, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from x2i_platform.config import differences
 from x2i_platform.errors import StoreError
+from x2i_platform.files import locked
 
 FORMAT = 1
 ALL = "all"
@@ -65,10 +66,11 @@ _RESULT = TypeAdapter(Result)
 class ResultLog:
     """The results so far, and the file they lie in. Use it in a `with`."""
 
-    def __init__(self, path: Path, handle: BinaryIO, results: dict[str, Result]) -> None:
+    def __init__(self, path: Path, handle: BinaryIO, results: dict[str, Result], held: ExitStack) -> None:
         self.path = path
         self.results = results
         self._handle = handle
+        self._held = held
 
     @classmethod
     def open(cls, path: Path, *, fingerprint: Mapping[str, Any]) -> ResultLog:
@@ -76,15 +78,15 @@ class ResultLog:
 
         Raises StoreError if it belongs to another evaluation, naming the fields, is damaged, or is in use.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("a+b")
-        try:
-            _lock(handle, path)
+
+        def refuse() -> NoReturn:
+            raise StoreError(f"results '{path}' are being written by another evaluation; wait for it to end")
+
+        with ExitStack() as held:
+            held.enter_context(locked(path, on_wait=refuse))
+            handle = held.enter_context(path.open("a+b"))
             results = _continue(handle, path, {"format": FORMAT, "fingerprint": dict(fingerprint)})
-        except BaseException:
-            handle.close()
-            raise
-        return cls(path, handle, results)
+            return cls(path, handle, results, held.pop_all())
 
     def add(self, result: Result) -> None:
         """Append a result. Raises ValueError if its key is taken or it can't be written: NaN, a wrong type."""
@@ -98,7 +100,7 @@ class ResultLog:
 
     def close(self) -> None:
         """Let another process have it."""
-        self._handle.close()
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -107,13 +109,6 @@ class ResultLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _lock(handle: BinaryIO, path: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise StoreError(f"results '{path}' are being written by another evaluation; wait for it to end") from None
 
 
 def _continue(handle: BinaryIO, path: Path, header: dict[str, Any]) -> dict[str, Result]:

@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[impor
 from fsspec.implementations.local import LocalFileSystem
 
 from x2i_platform.errors import StoreError
+from x2i_platform.files import settle, sync
 
 SCRATCH = ".tmp"
 SCRATCH_LIFETIME_S = 24 * 3600
@@ -85,8 +86,8 @@ class Files:
                 self.fs.pipe_file(self.path(name), data)
                 return
             with self.scratch_file() as scratch:
-                _write_synced(scratch, data)
-                self._rename(scratch, name)
+                scratch.write_bytes(data)
+                settle(scratch, Path(self.path(name)))
 
     def publish_new(self, name: str, data: bytes) -> bool:
         """Write a file atomically unless it exists; False if it does. Of several racing writers one gets True."""
@@ -99,9 +100,7 @@ class Files:
             if not self.is_local:
                 self.fs.put_file(str(scratch), self.path(name))
                 return
-            with scratch.open("rb+") as handle:
-                os.fsync(handle.fileno())
-            self._rename(scratch, name)
+            settle(scratch, Path(self.path(name)))
 
     def remove(self, name: str) -> None:
         """Delete a file; nothing happens if it is gone already."""
@@ -143,13 +142,15 @@ class Files:
     def _link_new(self, name: str, data: bytes) -> bool:
         """A hard link shows a whole file at once and fails if the name is taken; a rename would replace."""
         with self.scratch_file() as scratch:
-            _write_synced(scratch, data)
-            target = self._parent_made(name)
+            scratch.write_bytes(data)
+            sync(scratch)
+            target = Path(self.path(name))
+            target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(scratch, target)
             except FileExistsError:
                 return False
-            _sync_folder(target.parent)
+            sync(target.parent)
         return True
 
     def _put_new(self, name: str, data: bytes) -> bool:
@@ -161,16 +162,6 @@ class Files:
                 raise
             return False
         return True
-
-    def _parent_made(self, name: str) -> Path:
-        target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target
-
-    def _rename(self, scratch: Path, name: str) -> None:
-        target = self._parent_made(name)
-        scratch.replace(target)
-        _sync_folder(target.parent)
 
 
 @contextmanager
@@ -202,19 +193,3 @@ def _delete_old(folder: int) -> None:
                 age_s = time.time() - entry.stat(follow_symlinks=False).st_mtime
                 if entry.is_file(follow_symlinks=False) and age_s > SCRATCH_LIFETIME_S:
                     os.unlink(entry.name, dir_fd=folder)
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename survives a power cut only once its folder is on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,8 +7,6 @@ whole or not at all, whoever else builds at the same time; nothing is downloaded
 from __future__ import annotations
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -17,6 +15,7 @@ from pathlib import Path
 from x2i_platform.cache import cache_folder
 from x2i_platform.config import REFERENCE_TEMPLATE
 from x2i_platform.errors import WeightsError
+from x2i_platform.files import publish_folder, scratch_folder
 
 TRAINED = ("flux", "qwen2.5-vl", "alignnet")
 """Shipped in `weights/`: `mini.build` writes the first two, `benchmarks/ship_alignnet.py` the third."""
@@ -57,26 +56,12 @@ def _built(name: str) -> Path:
     if folder.is_dir():
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _build_aside(name, folder=folder)
+        with scratch_folder(folder) as scratch:
+            _write(name, folder=scratch)
+            publish_folder(scratch, folder)
     except OSError as error:
         raise WeightsError(f"can't build mini:{name} in {folder.parent}: {error}; set X2I_CACHE elsewhere") from error
     return folder
-
-
-def _build_aside(name: str, *, folder: Path) -> None:
-    """Write under a temporary name beside `folder`, then rename; when another process was faster, keep its folder."""
-    aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=folder.parent))
-    try:
-        _write(name, folder=aside)
-        aside.chmod(0o755)  # mkdtemp gives 0o700, which would lock other users out of a shared cache
-        try:
-            aside.replace(folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _write(name: str, *, folder: Path) -> None:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from x2i_platform.cache import cache_folder
+from x2i_platform.files import publish
 
 LOADED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """Kinds of files that models are loaded from."""
@@ -96,6 +96,4 @@ def _write(notes: Path, digests: dict[str, str]) -> None:
     """Keep the hashes, if the disk lets us: without them they are taken again."""
     with suppress(OSError):
         notes.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.NamedTemporaryFile("w", dir=notes.parent, encoding="utf-8", delete=False) as file:
-            json.dump(digests, file)
-        Path(file.name).replace(notes)
+        publish(notes, json.dumps(digests).encode())

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from x2i_platform.config import AlignNetConfig, Recipe
 from x2i_platform.errors import WeightsError
+from x2i_platform.files import publish, published
 
 if TYPE_CHECKING:
     import torch
@@ -64,14 +65,14 @@ def save_alignnet(alignnet: AlignNet, folder: str | Path) -> Path:
     """
     from safetensors.torch import save_file
 
-    from x2i_platform.models.released import portable, publish_file
+    from x2i_platform.models.released import portable
 
     folder = Path(folder)
     (folder / CONFIG_FILE).unlink(missing_ok=True)
-    state = portable(alignnet)
-    publish_file(folder / WEIGHTS_FILE, write=lambda temporary: save_file(state, temporary))
+    with published(folder / WEIGHTS_FILE, durable=True) as scratch:
+        save_file(portable(alignnet), scratch)
     text = json.dumps({"alignnet": alignnet.config.model_dump(), "dims": asdict(alignnet.dims)}, indent=2) + "\n"
-    publish_file(folder / CONFIG_FILE, write=lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    publish(folder / CONFIG_FILE, text.encode(), durable=True)
     return folder
 
 

@@ -6,11 +6,9 @@ thing wrong in it; dtypes and bits survive every round trip; a file appears unde
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from torch import Tensor
 
 from x2i_platform.config import AlignNetConfig, Fusion
 from x2i_platform.errors import WeightsError
+from x2i_platform.files import published
 from x2i_platform.models.alignnet import LAYER_NORM_EPS, AlignNet, AlignNetDims
 
 WRAPPERS = ("state_dict", "module", "model", "model_state_dict")
@@ -85,8 +84,9 @@ def from_state(
 def export_released(alignnet: AlignNet, path: str | Path) -> Path:
     """Write the released `.bin` layout: a pickled state dict of bare tensors, loadable by X2I's own scripts."""
     path = Path(path)
-    state = portable(alignnet)
-    return publish_file(path, write=lambda temporary: torch.save(state, temporary))
+    with published(path, durable=True) as scratch:
+        torch.save(portable(alignnet), scratch)
+    return path
 
 
 def read_weights(path: Path) -> object:
@@ -226,20 +226,3 @@ def portable(alignnet: AlignNet) -> StateDict:
         key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for key, tensor in alignnet.state_dict().items()
     }
-
-
-def publish_file(path: Path, *, write: Callable[[Path], object]) -> Path:
-    """Write under a temporary name beside `path`, flush to disk, then take its place in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        os.close(handle)
-        write(temporary)
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

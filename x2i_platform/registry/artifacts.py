@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from pathlib import Path
 
 import mlflow.artifacts
@@ -19,6 +18,7 @@ from mlflow.types import Schema, TensorSpec
 from x2i_platform.cache import cache_folder
 from x2i_platform.config import digest
 from x2i_platform.errors import RegistryError
+from x2i_platform.files import publish_folder, scratch_folder
 from x2i_platform.models.model_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE
 
 PLAIN_SUFFIXES = {".safetensors", ".json", ".md", ".txt"}
@@ -80,11 +80,9 @@ def fetch(source: str, *, label: str, content: str | None, tracking_uri: str) ->
     kept = None if content is None else cache / hashlib.sha256(f"{source}\n{content}".encode()).hexdigest()
     if kept is not None and kept.is_dir():
         return kept
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".partial-", ignore_cleanup_errors=True) as partial:
-        files = Path(partial) / "files"
-        files.mkdir()
+    with scratch_folder(cache / "download") as scratch:
         folder = Path(
-            mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(files), tracking_uri=tracking_uri)
+            mlflow.artifacts.download_artifacts(artifact_uri=source, dst_path=str(scratch), tracking_uri=tracking_uri)
         )
         require_model(folder, label=label)
         found = content_digest(folder)
@@ -92,7 +90,7 @@ def fetch(source: str, *, label: str, content: str | None, tracking_uri: str) ->
             raise RegistryError(f"model {label}: its stored files are not those registered (sha256 {found[:12]}…)")
         kept = kept or cache / _files_digest(folder)
         if not kept.is_dir():
-            _publish(folder, kept)
+            publish_folder(folder, kept)
     return kept
 
 
@@ -103,14 +101,6 @@ def _files_digest(folder: Path) -> str:
         with path.open("rb") as file:
             whole.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return whole.hexdigest()
-
-
-def _publish(folder: Path, target: Path) -> None:
-    try:
-        folder.rename(target)
-    except OSError:
-        if not target.is_dir():  # Otherwise another process has just published the same bytes.
-            raise
 
 
 def _cache_folder() -> Path:

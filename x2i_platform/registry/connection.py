@@ -7,7 +7,6 @@ open a new SQLite file at once both succeed; no message shows a password.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import http.client
 import logging
@@ -28,6 +27,7 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from x2i_platform.errors import RegistryError, redacted
+from x2i_platform.files import locked
 
 PROBE_TIMEOUT_S = 5.0
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -176,14 +176,9 @@ def _check_database(uri: str) -> None:
 def _creation_lock(uri: str) -> Iterator[None]:
     """One process at a time: of three that ran MLflow's schema migrations on a new file at once, two crashed."""
     path = sqlite_file(uri)
-    if path is None:
+    with contextlib.ExitStack() as held:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):  # Some network file systems lock no folder; there we run unlocked.
+                held.enter_context(locked(path.parent))
         yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # Some network file systems lock no folder; there we run unlocked.
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(folder)

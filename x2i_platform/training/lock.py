@@ -8,15 +8,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from x2i_platform.errors import TrainingError
 from x2i_platform.features.files import Files, explained
 from x2i_platform.features.lease import lease
+from x2i_platform.files import locked
 
-POLL_S = 0.5
 log = logging.getLogger(__name__)
 
 
@@ -33,24 +32,10 @@ def alone(name: str, *, runs: str, database: Path | None) -> Iterator[None]:
         # Sorted, so that two processes that lock the same folders don't wait for one another.
         folders = {Path(runs).resolve()} if "://" not in runs else set()
         for folder in sorted(folders | ({database.parent.resolve()} if database else set())):
-            held.enter_context(_locked(folder / f".{name}.lock"))
+            path = folder / f".{name}.lock"
+            with explained("lock", str(path)):
+                held.enter_context(locked(path, on_wait=partial(_say_waiting, str(folder))))
         yield
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(path, fallback_to_soft=False)  # a soft lock outlives its process
-    with explained("lock", str(path)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            _say_waiting(str(path.parent))
-            lock.acquire(poll_interval=POLL_S)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def test_a_checkpoint_that_was_being_written_does_no_harm(tmp_path: Path) -> Non
     with pytest.raises(Killed):
         run(tmp_path / "killed", schedule=SCHEDULE, killed_at=70)
     whole = (tmp_path / "killed" / CHECKPOINT).read_bytes()
-    (tmp_path / "killed" / CHECKPOINT).with_suffix(".tmp").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "killed" / f".{CHECKPOINT}.0123.part").write_bytes(whole[: len(whole) // 2])
     assert_same(
         weights(run(tmp_path / "killed", schedule=SCHEDULE)), weights(run(tmp_path / "whole", schedule=SCHEDULE))
     )

@@ -20,6 +20,7 @@ from diffusers.models.normalization import AdaLayerNormContinuous, AdaLayerNormZ
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
+from x2i_platform.files import published
 from x2i_platform.mini.drawing import picture
 from x2i_platform.mini.languages import caption
 from x2i_platform.mini.scenes import Category, Scene
@@ -184,11 +185,9 @@ def latent_pool(path: Path, *, vae: AutoencoderKL, size: int) -> Pool:
     seed, shares = POOLS[path.name]
     chosen = list(islice(training_scenes(seed=seed, shares=shares), size))
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         latents = torch.cat([encode(vae, chosen[i : i + 100], first_seed=i) for i in range(0, size, 100)])
-        aside = path.with_suffix(".tmp")
-        torch.save(latents.half(), aside)
-        aside.replace(path)
+        with published(path) as scratch:
+            torch.save(latents.half(), scratch)
     return Pool(chosen, torch.load(path, weights_only=True))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from x2i_platform.errors import TrainingError
+from x2i_platform.files import publish, published
 from x2i_platform.mini.training.muon import Muon
 
 CHECKPOINT = "checkpoint.pt"
@@ -102,7 +103,7 @@ class _Run:
         return {**figures, "norm": norm}
 
     def save(self, path: Path) -> None:
-        """Write beside, then rename: a kill leaves the old checkpoint or the new one."""
+        """A kill leaves the old checkpoint or the new one."""
         state = {
             "beginning": self._beginning,
             "step": self.step,
@@ -111,9 +112,8 @@ class _Run:
             "average": self._average,
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
         }
-        aside = path.with_suffix(".tmp")
-        torch.save(state, aside)
-        aside.replace(path)
+        with published(path) as scratch:
+            torch.save(state, scratch)
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint, if there is one."""
@@ -189,6 +189,4 @@ def _forget(path: Path, *, after: int) -> None:
     if not path.is_file():
         return
     lines = [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
-    aside = path.with_suffix(".tmp")
-    aside.write_text("".join(line for line in lines if json.loads(line)["step"] <= after), encoding="utf-8")
-    aside.replace(path)
+    publish(path, "".join(line for line in lines if json.loads(line)["step"] <= after).encode())
