@@ -19,7 +19,7 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from pipelines import RECIPES
-from pipelines.ray_cluster.session import Demand, bounded_restarts, explained, ray_session
+from pipelines.ray_cluster.session import Demand, bounded_restarts, ray_session, worker_error
 from x2i_platform import fingerprint
 from x2i_platform.config import Recipe, digest
 from x2i_platform.errors import ConfigError, X2IError, from_text, to_text
@@ -215,7 +215,7 @@ def _on_actors(assignment: Assignment, pieces: Sequence[Piece]) -> Iterator[tupl
                 raise from_text(row["error"])
             yield pieces[row["piece"]], FOUND.validate_json(row["found"])
     except RayError as error:
-        raise explained(error) from None
+        raise worker_error(error) from None
 
 
 def _evaluate(assignment: Assignment, *, log: ResultLog, workers: Workers, on_progress: Progress) -> dict[str, float]:

@@ -19,7 +19,7 @@ from PIL import Image
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from pipelines.ray_cluster.session import Demand, bounded_restarts, explained, ray_session
+from pipelines.ray_cluster.session import Demand, bounded_restarts, ray_session, worker_error
 from x2i_platform import fingerprint
 from x2i_platform.config import GenerateConfig, Recipe, digest
 from x2i_platform.errors import ClusterError, X2IError, from_text, redacted, to_text
@@ -183,7 +183,7 @@ def _make(
                 failed[int(result["line"])] = str(result["error"])
             on_progress(done, len(rows))
     except RayError as error:
-        raise explained(error) from None
+        raise worker_error(error) from None
     return failed
 
 

@@ -16,7 +16,7 @@ import ray
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
-from pipelines.ray_cluster.session import Demand, bounded_restarts, explained, ray_session
+from pipelines.ray_cluster.session import Demand, bounded_restarts, ray_session, worker_error
 from x2i_platform import fingerprint
 from x2i_platform.config import Recipe
 from x2i_platform.errors import InputError, X2IError, from_text, to_text
@@ -172,7 +172,7 @@ def _compute(recipe: Recipe, shards: list[int], *, store: str) -> Iterator[int]:
                 raise from_text(row["error"])
             yield int(row["shard"])
     except RayError as error:
-        raise explained(error) from None
+        raise worker_error(error) from None
 
 
 def _pending(manifest: Manifest) -> dict[int, int]:

@@ -165,7 +165,7 @@ def _fit(job: Job, *, info: tracking.RunInfo, runs: str, on_progress: Progress) 
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
-            raise _explained(error) from None
+            raise _training_error(error) from None
         if not faults.empty():
             raise from_text(faults.get())
         return result
@@ -264,7 +264,7 @@ def _demand(recipe: Recipe) -> Demand:
     return Demand(cpus=resources.workers * resources.num_cpus, gpus=resources.workers * resources.num_gpus)
 
 
-def _explained(error: Exception) -> X2IError:
+def _training_error(error: Exception) -> X2IError:
     """Our own error where a worker raised one, else a one-line account of what stopped the workers."""
     failures = getattr(error, "worker_failures", {}) or {}
     for failure in failures.values():

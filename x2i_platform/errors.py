@@ -6,12 +6,16 @@ Invariant: no message shows a password that stands in a URL.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 NO_SLASHES = re.compile(r"(?<![\w/.+-])[\w.+-]+:(?!/)")
 """The beginning of `user:password@host`, with or without a scheme before it; not that of `models:/name@alias`."""
 NAMED_VALUE = re.compile(r"((?:^|(?<=[\s?&;#]))([^\s=&;?#]{1,64})=)[^&\s]+")
 SECRET_NAME = re.compile(r"pass|pwd|secret|token|key|credential|signature|^sig$|auth|odbc_connect", re.IGNORECASE)
 
+MAX_REASON = 300
+"""Characters of a library's message that one of ours quotes."""
 SECRET_WORD = re.compile(r"(\w+_)?(password|passwd|pass|pwd|secret|token|secret_access_key|api_key)", re.IGNORECASE)
 """Outside of a URL, where `key=value` and `targets.text_tokens=16` are no secrets."""
 
@@ -82,6 +86,18 @@ class RegistryError(X2IError):
 
 class ClusterError(X2IError):
     """A Ray cluster that can't be reached or is too small for the plan."""
+
+
+@contextmanager
+def raising(kind: type[X2IError], doing: str, errors: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn errors of disks, networks and libraries into one of ours: `DOING: reason`, in one line."""
+    try:
+        yield
+    except errors as error:
+        # An OSError's own text repeats its number and the path.
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        # Cut after hiding: half a URL's password would not be recognized.
+        raise kind(f"{doing}: {redacted(reason)[:MAX_REASON]}") from error
 
 
 def to_text(error: X2IError) -> str:

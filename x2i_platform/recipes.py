@@ -54,7 +54,7 @@ def _validated(tree: Tree, overrides: Sequence[str]) -> Recipe:
     try:
         return _anchored(Recipe.model_validate(tree))
     except ValidationError as error:
-        raise ConfigError(f"recipe '{tree['name']}': {_explain(error)}") from None
+        raise ConfigError(f"recipe '{tree['name']}': {_first_problem(error)}") from None
 
 
 def _anchored(recipe: Recipe) -> Recipe:
@@ -143,7 +143,7 @@ def _apply(tree: Tree, override: str) -> None:
         raise ConfigError(f"--set {override!r}: {text!r} is not a valid YAML value") from None
 
 
-def _explain(error: ValidationError) -> str:
+def _first_problem(error: ValidationError) -> str:
     """The first problem of a validation, as one line."""
     problem = error.errors()[0]
     where = [str(part) for part in problem["loc"]]
@@ -157,10 +157,10 @@ def _explain(error: ValidationError) -> str:
         return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "invalid_key":
         return f"key {problem['input']!r} should be text"
-    return _explain_value(error)
+    return _wrong_value(error)
 
 
-def _explain_value(error: ValidationError) -> str:
+def _wrong_value(error: ValidationError) -> str:
     """A value of the wrong kind. A field of several kinds has one problem a kind, under the kind's own name."""
     problems = [(_key(problem["loc"]), problem["input"], problem["msg"]) for problem in error.errors()]
     first = problems[0][0]

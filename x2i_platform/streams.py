@@ -17,7 +17,7 @@ import aiohttp
 import fsspec
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 
-from x2i_platform.errors import InputError
+from x2i_platform.errors import InputError, raising
 
 OUTSIDE = (
     *(OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile),
@@ -33,17 +33,8 @@ def opened(path: str, *, what: str) -> Iterator[io.BufferedReader]:
     """The bytes of a file, unpacked where its name says so, for the length of the block. Raises InputError."""
     compression = "gzip" if path.lower().endswith(".tgz") else "infer"
     with ExitStack() as closing:
-        with refusing(f"{what} '{path}' can't be read", UNREACHABLE):
+        with raising(InputError, f"{what} '{path}' can't be read", UNREACHABLE):
             handle = closing.enter_context(fsspec.open(path, "rb", compression=compression))
-        with refusing(f"{what} '{path}' can't be read", OUTSIDE):
+        with raising(InputError, f"{what} '{path}' can't be read", OUTSIDE):
             # An object store's handle reads lines of any length only; the buffer reads them piece by piece.
             yield io.BufferedReader(handle)
-
-
-@contextmanager
-def refusing(message: str, errors: tuple[type[Exception], ...] = OUTSIDE) -> Iterator[None]:
-    """Turn some errors into InputError: the message, and the reason in one line."""
-    try:
-        yield
-    except errors as error:
-        raise InputError(f"{message}: {' '.join(str(error).split()) or type(error).__name__}") from None

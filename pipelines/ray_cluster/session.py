@@ -85,7 +85,7 @@ def bounded_restarts() -> dict[str, int]:
     return {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
 
 
-def explained(error: Exception) -> Exception:
+def worker_error(error: Exception) -> Exception:
     """One of Ray's errors as a user should see it: one line for workers that died, else itself, which is a bug."""
     if isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError):
         return ClusterError(f"a worker died too often: {' '.join(str(error).split())[:500]}")

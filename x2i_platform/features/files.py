@@ -20,9 +20,11 @@ import fsspec
 from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
 from fsspec.implementations.local import LocalFileSystem
 
-from x2i_platform.errors import StoreError
+from x2i_platform.errors import StoreError, raising
 from x2i_platform.files import settle, sync
 
+OUTSIDE = (OSError, EOFError, BotoCoreError, ClientError)
+"""What a disk or an object store raises."""
 SCRATCH = ".tmp"
 SCRATCH_LIFETIME_S = 24 * 3600
 """Scratch files older than this belong to no process that still runs."""
@@ -52,12 +54,12 @@ class Files:
 
     def exists(self, name: str) -> bool:
         """Whether the name holds a file."""
-        with explained("look for", self.path(name)):
+        with raising(StoreError, f"can't look for '{self.path(name)}'", OUTSIDE):
             return bool(self.fs.exists(self.path(name)))
 
     def names(self, folder: str, *, suffix: str = "") -> list[str]:
         """Sorted names of the files directly in a folder; empty where there is no such folder."""
-        with explained("list", self.path(folder)):
+        with raising(StoreError, f"can't list '{self.path(folder)}'", OUTSIDE):
             try:
                 found = self.fs.ls(self.path(folder), detail=False)
             except FileNotFoundError:
@@ -67,7 +69,7 @@ class Files:
 
     def read(self, name: str) -> bytes:
         """Content of one file."""
-        with explained("read", self.path(name)):
+        with raising(StoreError, f"can't read '{self.path(name)}'", OUTSIDE):
             return bytes(self.fs.cat_file(self.path(name)))
 
     def read_many(self, names: Sequence[str]) -> list[bytes]:
@@ -75,13 +77,13 @@ class Files:
         if not names:
             return []
         paths = [self.path(name) for name in names]
-        with explained("read", f"{paths[0]}' … '{paths[-1]}"):
+        with raising(StoreError, f"can't read '{paths[0]}' … '{paths[-1]}'", OUTSIDE):
             # Not `cat`, which takes `[` or `*` in the folder's own name for a pattern.
             return list(self.fs.cat_ranges(paths, None, None, on_error="raise"))
 
     def publish(self, name: str, data: bytes) -> None:
         """Write or replace a file atomically."""
-        with explained("write", self.path(name)):
+        with raising(StoreError, f"can't write '{self.path(name)}'", OUTSIDE):
             if not self.is_local:
                 self.fs.pipe_file(self.path(name), data)
                 return
@@ -91,12 +93,12 @@ class Files:
 
     def publish_new(self, name: str, data: bytes) -> bool:
         """Write a file atomically unless it exists; False if it does. Of several racing writers one gets True."""
-        with explained("write", self.path(name)):
+        with raising(StoreError, f"can't write '{self.path(name)}'", OUTSIDE):
             return self._link_new(name, data) if self.is_local else self._put_new(name, data)
 
     def adopt(self, scratch: Path, name: str) -> None:
         """Move a finished scratch file to its name."""
-        with explained("write", self.path(name)):
+        with raising(StoreError, f"can't write '{self.path(name)}'", OUTSIDE):
             if not self.is_local:
                 self.fs.put_file(str(scratch), self.path(name))
                 return
@@ -104,14 +106,14 @@ class Files:
 
     def remove(self, name: str) -> None:
         """Delete a file; nothing happens if it is gone already."""
-        with explained("remove", self.path(name)), suppress(FileNotFoundError):
+        with raising(StoreError, f"can't remove '{self.path(name)}'", OUTSIDE), suppress(FileNotFoundError):
             self.fs.rm_file(self.path(name))
 
     @contextmanager
     def scratch_file(self, suffix: str = "") -> Iterator[Path]:
         """A fresh local path to write to, on the store's own disk if that is local; removed on exit if still there."""
         path = self._scratch_folder / f"{uuid.uuid4().hex}{suffix}"
-        with explained("make", str(path.parent)):
+        with raising(StoreError, f"can't make '{path.parent}'", OUTSIDE):
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o777 if self.is_local else 0o700)
             _require_own(path.parent, private=not self.is_local)
         try:
@@ -124,7 +126,7 @@ class Files:
         folder = self._scratch_folder
         if not os.path.lexists(folder):
             return
-        with explained("sweep", str(folder)):
+        with raising(StoreError, f"can't sweep '{folder}'", OUTSIDE):
             _require_own(folder, private=not self.is_local)
             # By descriptor: whoever puts a link in the folder's place now changes nothing.
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -162,16 +164,6 @@ class Files:
                 raise
             return False
         return True
-
-
-@contextmanager
-def explained(doing: str, path: str) -> Iterator[None]:
-    """Turn what a disk or a network refuses into a StoreError that names the file."""
-    try:
-        yield
-    except (OSError, EOFError, BotoCoreError, ClientError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise StoreError(f"can't {doing} '{path}': {reason}") from error
 
 
 def _require_own(folder: Path, *, private: bool) -> None:

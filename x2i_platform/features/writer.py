@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from x2i_platform.config import digest
+from x2i_platform.errors import StoreError, raising
 from x2i_platform.features.codec import Blob
-from x2i_platform.features.files import Files, explained
+from x2i_platform.features.files import OUTSIDE, Files
 from x2i_platform.features.schema import BLOB_COLUMNS, Row, ids_digest, schema_of
 from x2i_platform.features.store import Commit, FeatureStore
 
@@ -55,7 +56,7 @@ class ShardWriter:
         """Write the buffered rows as one row group."""
         if self._rows:
             rows = pa.Table.from_pylist(self._rows, schema=self._parquet.schema)
-            with explained("write", f"shard {self.shard} of table {self.table}"):
+            with raising(StoreError, f"can't write shard {self.shard} of table {self.table}", OUTSIDE):
                 self._parquet.write_table(rows)
         self._rows, self._buffered = [], 0
 
@@ -131,7 +132,7 @@ def _parquet_writer(path: Path, *, schema: pa.Schema) -> Iterator[pq.ParquetWrit
     try:
         yield parquet
     finally:
-        with explained("write", str(path)):
+        with raising(StoreError, f"can't write '{path}'", OUTSIDE):
             parquet.close()
 
 

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from x2i_platform.config import Count, GenerateConfig, States, digest
-from x2i_platform.errors import InputError
-from x2i_platform.streams import opened, refusing
+from x2i_platform.errors import InputError, raising
+from x2i_platform.streams import OUTSIDE, opened
 
 OTHER_NAMES = {
     **dict.fromkeys(("guidance_scale", "cfg", "cfg_scale"), "guidance"),
@@ -109,7 +109,7 @@ class ParsedLine:
 def read_requests(path: str) -> Iterator[ParsedLine]:
     """All non-empty lines of a JSON Lines file, gzipped or not. Raises InputError if it can't be read or holds none."""
     empty = True
-    with opened(path, what="requests") as handle, refusing(f"requests '{path}' can't be read"):
+    with opened(path, what="requests") as handle, raising(InputError, f"requests '{path}' can't be read", OUTSIDE):
         for number, raw in enumerate(handle, start=1):
             if raw.strip():
                 empty = False
@@ -125,7 +125,7 @@ def _parsed(number: int, raw: bytes) -> ParsedLine:
             return ParsedLine(number, None, f"expected a JSON object with a prompt, not {type(value).__name__}")
         request = RequestLine.model_validate(value)
     except ValidationError as error:
-        return ParsedLine(number, None, _explain(error))
+        return ParsedLine(number, None, _first_problem(error))
     except (ValueError, RecursionError) as error:
         return ParsedLine(number, None, f"not JSON in UTF-8: {error}")
     if not request.prompt.strip():
@@ -160,7 +160,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _explain(error: ValidationError) -> str:
+def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     where = problem["loc"][0] if problem["loc"] else "the line"
     if problem["type"] == "missing":

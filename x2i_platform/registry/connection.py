@@ -26,7 +26,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from x2i_platform.errors import RegistryError, redacted
+from x2i_platform.errors import RegistryError, raising
 from x2i_platform.files import locked
 
 PROBE_TIMEOUT_S = 5.0
@@ -34,7 +34,7 @@ DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 SQLITE_HEADER = b"SQLite format 3\0"
 ACCEPTED = "sqlite:///PATH/mlflow.db, http(s)://HOST:PORT, postgresql://…, mysql://…, mssql://… or databricks"
 
-EXPECTED = (MlflowException, SQLAlchemyError, BotoCoreError, ClientError, Boto3Error, OSError, ImportError)
+OUTSIDE = (MlflowException, SQLAlchemyError, BotoCoreError, ClientError, Boto3Error, OSError, ImportError)
 """What goes wrong outside our code: servers, databases, disks, object stores, drivers that aren't installed."""
 
 
@@ -83,22 +83,10 @@ def _client(uri: str) -> MlflowClient:
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     # This one logs a traceback of every failed statement before raising it; what is raised becomes our message.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    with translated(f"tracking URI {uri!r} can't be used"), _creation_lock(uri):
+    with raising(RegistryError, f"tracking URI {uri!r} can't be used", OUTSIDE), _creation_lock(uri):
         client = MlflowClient(uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
-
-
-@contextlib.contextmanager
-def translated(action: str) -> Iterator[None]:
-    """Turn what MLflow, SQLAlchemy, an object store or the disk raises into `RegistryError: ACTION: first line`."""
-    try:
-        yield
-    except EXPECTED as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
-        # Cut only after: of half a URL the password would not be recognized.
-        raise RegistryError(f"{action}: {redacted(reason)[:300]}") from error
 
 
 def _scheme(uri: str) -> str:
@@ -122,7 +110,7 @@ def _check_sqlite_file(path: Path) -> None:
     if path.is_dir():
         raise RegistryError(f"tracking database {path} is a folder; name a file in it, such as {path / 'mlflow.db'}")
     if path.exists():
-        with translated(f"tracking database {path} can't be read"), path.open("rb") as file:
+        with raising(RegistryError, f"tracking database {path} can't be read", OUTSIDE), path.open("rb") as file:
             header = file.read(len(SQLITE_HEADER))
         if header not in (b"", SQLITE_HEADER):
             raise RegistryError(f"tracking database {path} is not a SQLite database; name another file")
@@ -159,7 +147,7 @@ def _unescaped(uri: str) -> RegistryError:
 
 def _check_database(uri: str) -> None:
     action = f"tracking database {uri} can't be reached"
-    with translated(action):
+    with raising(RegistryError, action, OUTSIDE):
         url = sqlalchemy.make_url(uri)
         if "@" in f"{url.host}{url.database}":
             raise _unescaped(uri)

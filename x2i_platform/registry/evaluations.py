@@ -12,7 +12,8 @@ from pathlib import Path
 import mlflow.entities as entities
 from mlflow import MlflowClient
 
-from x2i_platform.registry.connection import connect, sqlite_file, translated
+from x2i_platform.errors import RegistryError, raising
+from x2i_platform.registry.connection import OUTSIDE, connect, sqlite_file
 from x2i_platform.registry.models import MODEL_URI, find_version
 
 CHAMPION = "champion"
@@ -46,7 +47,7 @@ def log_evaluation(model: str, *, folder: Path, metrics: Mapping[str, float], tr
         return None
     client, version = found
     target = f"{ARTIFACTS}/{folder.resolve().name}"
-    with translated(f"the evaluation of {model!r} can't be logged"):
+    with raising(RegistryError, f"the evaluation of {model!r} can't be logged", OUTSIDE):
         for path in sorted(folder.iterdir()):
             if path.suffix in REPORT_SUFFIXES:
                 client.log_artifact(version.run_id, str(path), target)
@@ -70,7 +71,7 @@ def record_gate(model: str, *, holds: bool, reason: str, tracking_uri: str) -> s
     if found is None:
         return None
     client, version = found
-    with translated(f"the gate's verdict on {model!r} can't be recorded"):
+    with raising(RegistryError, f"the gate's verdict on {model!r} can't be recorded", OUTSIDE):
         for tag, value in ((GATE_TAG, "passed" if holds else "failed"), (REASON_TAG, reason)):
             client.set_model_version_tag(version.name, version.version, tag, value)
         if not holds:
@@ -85,7 +86,7 @@ def learning_curves(model: str, *, tracking_uri: str) -> dict[str, list[tuple[in
     if found is None:
         return {}
     client, version = found
-    with translated(f"the curves of {model!r} can't be read"):
+    with raising(RegistryError, f"the curves of {model!r} can't be read", OUTSIDE):
         known = client.get_run(version.run_id).data.metrics
         return {
             name: [(point.step, point.value) for point in client.get_metric_history(version.run_id, name)]
@@ -99,5 +100,5 @@ def _registered(model: str, *, tracking_uri: str) -> tuple[MlflowClient, entitie
     if named is None:
         return None
     client = connect(tracking_uri)
-    with translated(f"model {model!r} can't be found"):
+    with raising(RegistryError, f"model {model!r} can't be found", OUTSIDE):
         return client, find_version(client, named.group(1), alias=named.group(2), number=named.group(3))

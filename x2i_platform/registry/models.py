@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from x2i_platform.config import digest
-from x2i_platform.errors import RegistryError
+from x2i_platform.errors import RegistryError, raising
 from x2i_platform.mini.checkpoints import folder_of
 from x2i_platform.models.model_folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from x2i_platform.registry.artifacts import (
@@ -30,7 +30,7 @@ from x2i_platform.registry.artifacts import (
     settings_digest,
     signature,
 )
-from x2i_platform.registry.connection import connect, sqlite_file, translated
+from x2i_platform.registry.connection import OUTSIDE, connect, sqlite_file
 from x2i_platform.registry.tracking import KEY_TAG, MANIFEST_TAG, RunInfo
 
 CONTENT_TAG = "x2i.content"
@@ -74,7 +74,7 @@ def register(
     require_plain(folder)
     require_name(name)
     client = connect(info.tracking_uri)
-    with translated(f"model {name!r} can't be registered"):
+    with raising(RegistryError, f"model {name!r} can't be registered", OUTSIDE):
         _create_model(client, name)
         content, settings = content_digest(folder), settings_digest(folder)
         versions = client.search_model_versions(f"name='{name}' and run_id='{info.run_id}'")
@@ -102,7 +102,7 @@ def registered_as(folder: Path, *, name: str, tracking_uri: str) -> ModelVersion
     """The version of `name` that holds this folder's weights and settings, if there is one. Raises RegistryError."""
     client = connect(tracking_uri)
     content, settings = content_digest(folder), settings_digest(folder)
-    with translated(f"model {name!r} can't be looked up"):
+    with raising(RegistryError, f"model {name!r} can't be looked up", OUTSIDE):
         page = client.search_model_versions(f"name='{name}'", order_by=["version_number DESC"], max_results=1000)
         found = (version for version in page if _holds(version, content=content, settings=settings))
         return next(map(_version, found), None)
@@ -138,7 +138,7 @@ def resolve(model: str, *, tracking_uri: str) -> Path:
     if database is not None and not database.exists():
         raise RegistryError(f"model {model!r}: there is no MLflow database {database}; give the right tracking URI")
     client = connect(tracking_uri)
-    with translated(f"model {model!r} can't be fetched"):
+    with raising(RegistryError, f"model {model!r} can't be fetched", OUTSIDE):
         if registered is not None:
             version = find_version(client, registered.group(1), alias=registered.group(2), number=registered.group(3))
             source = client.get_model_version_download_uri(version.name, version.version)
@@ -154,7 +154,7 @@ def list_models(tracking_uri: str) -> list[RegisteredModel]:
     if database is not None and not database.exists():
         return []
     client = connect(tracking_uri)
-    with translated(f"models of {tracking_uri} can't be listed"):
+    with raising(RegistryError, f"models of {tracking_uri} can't be listed", OUTSIDE):
         return [_registered(client, found) for found in _all_models(client)]
 
 

@@ -24,8 +24,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils import mlflow_tags
 
-from x2i_platform.errors import RegistryError, redacted
-from x2i_platform.registry.connection import check_tracking_uri, connect, default_tracking_uri, sqlite_file, translated
+from x2i_platform.errors import RegistryError, raising, redacted
+from x2i_platform.registry.connection import OUTSIDE, check_tracking_uri, connect, default_tracking_uri, sqlite_file
 
 __all__ = [
     "RunInfo",
@@ -88,7 +88,7 @@ def start_or_resume(
     `x2i.changed_params` says what changed. Raises RegistryError.
     """
     client = connect(tracking_uri)
-    with translated(f"run {run_name!r} of experiment {experiment!r}"):
+    with raising(RegistryError, f"run {run_name!r} of experiment {experiment!r}", OUTSIDE):
         experiment_id = _experiment(client, experiment)
         tags = {**tags, **_lineage_tags(data), **source_tags(Path(__file__).parent), KEY_TAG: key}
         run = _unfinished(client, experiment_id, key=key)
@@ -105,7 +105,7 @@ def start_or_resume(
 
 def finish(info: RunInfo, *, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
     """Close the run. Only `FINISHED` is final: a failed or killed run is resumed by its key. Raises RegistryError."""
-    with translated(f"run {info.run_id} can't be closed"):
+    with raising(RegistryError, f"run {info.run_id} can't be closed", OUTSIDE):
         connect(info.tracking_uri).set_terminated(info.run_id, status=status)
 
 
@@ -126,7 +126,7 @@ class RunLogger:
         self._last_steps: dict[str, int] = {}
 
     def __enter__(self) -> Self:
-        with translated(f"run {self.info.run_id} can't be opened"):
+        with raising(RegistryError, f"run {self.info.run_id} can't be opened", OUTSIDE):
             self._last_steps = _last_steps(self._client, self.info.run_id)
             self._monitor = SystemMetricsMonitor(
                 self.info.run_id,
@@ -165,13 +165,13 @@ class RunLogger:
 
     def artifact(self, path: Path, *, folder: str = "") -> None:
         """Upload a file, or a folder's content, into `folder` of the run's artifacts. Raises RegistryError."""
-        with translated(f"{path} can't be logged to run {self.info.run_id}"):
+        with raising(RegistryError, f"{path} can't be logged to run {self.info.run_id}", OUTSIDE):
             log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
             log(self.info.run_id, str(path), folder or None)
 
     def flush(self) -> None:
         """Send what is queued; what can't be sent stays queued. Raises RegistryError."""
-        with translated(f"metrics can't be logged to run {self.info.run_id}"):
+        with raising(RegistryError, f"metrics can't be logged to run {self.info.run_id}", OUTSIDE):
             while self._pending:
                 batch = self._pending[:MAX_METRICS_PER_BATCH]
                 self._client.log_batch(self.info.run_id, metrics=batch)

@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-from x2i_platform.errors import TrainingError
-from x2i_platform.features.files import Files, explained
+from x2i_platform.errors import StoreError, TrainingError, raising
+from x2i_platform.features.files import OUTSIDE, Files
 from x2i_platform.features.lease import lease
 from x2i_platform.files import locked
 
@@ -33,7 +33,7 @@ def alone(name: str, *, runs: str, database: Path | None) -> Iterator[None]:
         folders = {Path(runs).resolve()} if "://" not in runs else set()
         for folder in sorted(folders | ({database.parent.resolve()} if database else set())):
             path = folder / f".{name}.lock"
-            with explained("lock", str(path)):
+            with raising(StoreError, f"can't lock '{path}'", OUTSIDE):
                 held.enter_context(locked(path, on_wait=partial(_say_waiting, str(folder))))
         yield
 

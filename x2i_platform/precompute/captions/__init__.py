@@ -14,7 +14,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from x2i_platform.errors import InputError, X2IError
+from x2i_platform.errors import InputError, X2IError, raising
 from x2i_platform.precompute.captions.files import Found, ending_of, find_files
 from x2i_platform.precompute.captions.json_documents import read_json
 from x2i_platform.precompute.captions.json_values import read_json_lines
@@ -33,7 +33,7 @@ from x2i_platform.precompute.captions.records import (
 from x2i_platform.precompute.captions.tables import read_csv, read_tsv
 from x2i_platform.precompute.captions.tar import read_tar
 from x2i_platform.precompute.captions.text import read_text
-from x2i_platform.streams import OUTSIDE, opened, refusing
+from x2i_platform.streams import OUTSIDE, opened
 
 __all__ = [
     "COLUMNS",
@@ -118,7 +118,7 @@ def _read_file(source: str, reading: Reading, found: Found) -> Iterator[Record]:
         reading = replace(reading, per_file=ending == ".caption" or source in found.with_picture)
     with opened(source, what="captions file") as handle:
         try:
-            with refusing(f"captions file '{source}' can't be read", (*OUTSIDE, pa.ArrowException)):
+            with raising(InputError, f"captions file '{source}' can't be read", (*OUTSIDE, pa.ArrowException)):
                 yield from FORMATS[ending].read(handle, source, reading)
         except UnicodeError as error:
             raise InputError(f"captions file '{source}' is not {reading.encoding or 'UTF-8'}: {error}") from None

@@ -17,9 +17,9 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from x2i_platform.errors import InputError
+from x2i_platform.errors import InputError, raising
 from x2i_platform.precompute.captions.records import holds_surrogate
-from x2i_platform.streams import UNREACHABLE, refusing
+from x2i_platform.streams import UNREACHABLE
 
 PICTURES = {
     *(".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".jxl"),
@@ -50,7 +50,7 @@ def find_files(path: str, *, readable: Collection[str]) -> Found:
     """The files of a path; those with a readable ending are to be read. Raises InputError if there are none."""
     if not path.strip():
         raise InputError("--captions is empty; name a file, a folder or a pattern")
-    with refusing(f"can't read captions '{path}'", UNREACHABLE):
+    with raising(InputError, f"can't read captions '{path}'", UNREACHABLE):
         # A file that appeared since this process last looked must not be missed.
         fs, root = fsspec.core.url_to_fs(path, use_listings_cache=False)
         names = sorted(fs.unstrip_protocol(name).removeprefix("file://") for name in _names(fs, root))
@@ -66,7 +66,7 @@ def find_files(path: str, *, readable: Collection[str]) -> Found:
     unnameable = next((name for name in files if holds_surrogate(name)), None)
     if unnameable:
         raise InputError(f"captions file {unnameable!r}: its name is not UTF-8; rename it")
-    with refusing(f"can't read captions '{path}'", UNREACHABLE):
+    with raising(InputError, f"can't read captions '{path}'", UNREACHABLE):
         return Found(files, found.not_read, _with_picture(fs, root, files))
 
 
