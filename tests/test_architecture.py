@@ -36,6 +36,7 @@ ROOMS: dict[str, Room] = {
     "console": Room("tables and progress bars"),
     "options": Room("options that commands share"),
     "streams": Room("files wherever they lie, packed or not"),
+    "media": Room("pictures, videos and sound from files of strangers, checked before they are decoded"),
     "mini": Room(
         "the miniature world: scenes, captions, pictures, videos, judge, suites; its models and their training"
     ),
@@ -96,6 +97,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
         "pipelines/ray_cluster/session.py",
     ),
     "ray": ("pipelines/", "x2i_platform/serving/app.py"),
+    "av": ("x2i_platform/media/",),
+    "soundfile": ("x2i_platform/media/",),
+    "soxr": ("x2i_platform/media/",),
     "duckdb": (),
     "fcntl": (),
     "filelock": ("x2i_platform/files.py",),
