@@ -11,11 +11,12 @@ import pytest
 
 from pipelines import RECIPES
 from x2i_platform.config import States
-from x2i_platform.evaluation.images import Baseline
+from x2i_platform.evaluation.evaluator import BaselineGenerator
 from x2i_platform.evaluation.tasks import Task, suite_tasks
 from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.mini import captions_path
 from x2i_platform.mini.checkpoints import MANIFEST, digests, trained_folder
+from x2i_platform.mini.judge import judge
 from x2i_platform.mini.languages import LANGUAGES, describe, phrasings
 from x2i_platform.mini.scenes import CATEGORIES, plainest, scenes
 from x2i_platform.mini.suites import Case, cases
@@ -44,7 +45,7 @@ def mllm() -> MLLM:
 def right(generator: Generator, tasks: list[Task]) -> float:
     """Share of the student's images that the judge accepts."""
     images = generator.generate([ImageRequest(t.prompt, t.seed, generator.recipe.generate) for t in tasks])
-    verdicts = [task.judge(image).right for task, image in zip(tasks, images, strict=True) if task.judge]
+    verdicts = [judge(image, task.scene).right for task, image in zip(tasks, images, strict=True) if task.scene]
     return sum(verdicts) / len(tasks)
 
 
@@ -112,7 +113,9 @@ def prompt_of(case: Case) -> str | Prompt:
 @pytest.mark.parametrize(("suite", "states", "least"), [("english", "answer", 0.9)])
 def test_what_ships_is_as_good_as_it_was(generator: Generator, suite: str, states: States, least: float) -> None:
     tasks = suite_tasks((suite,), count=100, splits=("held_out",), states=(states,))
-    teacher = Baseline(generator, other=None, device="cpu").draw(tasks)
-    theirs = sum(task.judge(image).right for task, image in zip(tasks, teacher, strict=True) if task.judge) / len(tasks)
+    teacher = BaselineGenerator(generator, other=None, device="cpu").draw(tasks)
+    theirs = sum(
+        judge(image, task.scene).right for task, image in zip(tasks, teacher, strict=True) if task.scene
+    ) / len(tasks)
     assert theirs >= least
     assert right(generator, tasks) >= theirs - 0.04
