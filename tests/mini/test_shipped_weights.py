@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipelines import RECIPES
 from x2i_platform.config import States
@@ -44,7 +46,12 @@ def mllm() -> MLLM:
 
 def right(generator: Generator, tasks: list[Task]) -> float:
     """Share of the student's images that the judge accepts."""
-    images = generator.generate([ImageRequest(t.prompt, t.seed, generator.recipe.generate) for t in tasks])
+    return share_right(
+        generator.generate([ImageRequest(t.prompt, t.seed, generator.recipe.generate) for t in tasks]), tasks
+    )
+
+
+def share_right(images: Sequence[Image.Image], tasks: Sequence[Task]) -> float:
     verdicts = [judge(image, task.scene).right for task, image in zip(tasks, images, strict=True) if task.scene]
     return sum(verdicts) / len(tasks)
 
