@@ -110,6 +110,69 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
 PUBLISHERS = ("x2i_platform/files.py", "x2i_platform/features/files.py")
 """The places where a file may be moved to its name; the second has a scratch folder of its own, and object stores."""
 
+TESTED_ELSEWHERE: dict[str, str] = {
+    # Module without a mirrored test: the test that runs it, in tests/, or why none is needed.
+    "cli_models.py": "pipelines/test_models.py",
+    "pipelines/listings.py": "test_cli.py",
+    "pipelines/named.py": "test_cli.py",
+    "pipelines/serve.py": "serving/test_app.py",
+    "pipelines/ray_cluster/events.py": "pipelines/test_train.py",
+    "pipelines/ray_cluster/keys.py": "pipelines/ray_cluster/test_ports.py",
+    "pipelines/ray_cluster/process_group.py": "pipelines/ray_cluster/test_ports.py",
+    "pipelines/ray_cluster/train_worker.py": "pipelines/test_train.py",
+    "x2i_platform/config.py": "test_recipes.py",
+    "x2i_platform/console.py": "test_cli.py",
+    "x2i_platform/options.py": "test_cli.py",
+    "x2i_platform/progress.py": "types alone",
+    "x2i_platform/costs.py": "pipelines/test_plan.py",
+    "x2i_platform/plan.py": "pipelines/test_plan.py",
+    "x2i_platform/torchvision_schemas.py": "models/test_mllm_prompts.py",
+    "x2i_platform/evaluation/evaluator.py": "pipelines/test_evaluate.py",
+    "x2i_platform/evaluation/outcome.py": "pipelines/test_evaluate.py",
+    "x2i_platform/evaluation/page.py": "evaluation/test_report.py",
+    "x2i_platform/evaluation/png.py": "evaluation/test_report.py",
+    "x2i_platform/evaluation/report_data.py": "values alone",
+    "x2i_platform/evaluation/sheets.py": "pipelines/test_evaluate.py",
+    "x2i_platform/evaluation/tasks.py": "pipelines/test_evaluate.py",
+    "x2i_platform/evaluation/work.py": "pipelines/test_evaluate.py",
+    "x2i_platform/features/schema.py": "features/test_store.py",
+    "x2i_platform/features/writer.py": "features/test_store.py",
+    "x2i_platform/media/clips.py": "values alone",
+    "x2i_platform/media/containers.py": "media/test_hostile.py",
+    "x2i_platform/media/limits.py": "media/test_hostile.py",
+    "x2i_platform/mini/build.py": "mini/training/test_pack.py",
+    "x2i_platform/mini/languages/chinese.py": "mini/test_languages.py",
+    "x2i_platform/mini/languages/english.py": "mini/test_languages.py",
+    "x2i_platform/mini/languages/french.py": "mini/test_languages.py",
+    "x2i_platform/mini/languages/german.py": "mini/test_languages.py",
+    "x2i_platform/mini/languages/japanese.py": "mini/test_languages.py",
+    "x2i_platform/mini/languages/vietnamese.py": "mini/test_languages.py",
+    "x2i_platform/mini/processors.py": "mini/test_checkpoints.py",
+    "x2i_platform/mini/random/flux.py": "mini/test_checkpoints.py",
+    "x2i_platform/mini/random/qwen.py": "mini/test_checkpoints.py",
+    "x2i_platform/mini/random/weights.py": "mini/test_checkpoints.py",
+    "x2i_platform/mini/training/dit.py": "mini/training/test_parts.py",
+    "x2i_platform/mini/training/text.py": "mini/training/test_parts.py",
+    "x2i_platform/mini/training/vae.py": "mini/training/test_parts.py",
+    "x2i_platform/mini/training/video.py": "mini/training/test_parts.py",
+    "x2i_platform/mini/vocabularies.py": "mini/test_checkpoints.py",
+    "x2i_platform/models/conditioning.py": "values alone",
+    "x2i_platform/models/devices.py": "pipelines/test_generate.py",
+    "x2i_platform/models/dims.py": "models/test_catalog.py",
+    "x2i_platform/models/model_folder.py": "pipelines/test_models.py",
+    "x2i_platform/models/prompts.py": "models/test_mllm_prompts.py",
+    "x2i_platform/precompute/draws.py": "precompute/test_stages_of_targets.py",
+    "x2i_platform/precompute/intake.py": "precompute/test_shards.py",
+    "x2i_platform/precompute/captions/json_values.py": "precompute/captions/test_json_documents.py",
+    "x2i_platform/precompute/captions/lines.py": "precompute/captions/test_properties.py",
+    "x2i_platform/precompute/captions/records.py": "precompute/captions/test_properties.py",
+    "x2i_platform/registry/artifacts.py": "registry/test_models.py",
+    "x2i_platform/registry/connection.py": "registry/test_tracking.py",
+    "x2i_platform/training/checkpoint.py": "training/test_loop.py",
+    "x2i_platform/training/job.py": "pipelines/test_train.py",
+    "x2i_platform/training/validation.py": "training/test_loop.py",
+}
+
 
 def imports(path: Path) -> Iterator[str]:
     """Every absolute module name a file imports, at any depth."""
@@ -208,6 +271,21 @@ def test_the_documented_table_is_this_one() -> None:
     assert layers_table() in DOCUMENT.read_text(encoding="utf-8"), (
         "paste what `python tests/test_architecture.py` prints"
     )
+
+
+def mirror(path: Path) -> Path:
+    """Where the test of a module lies."""
+    place = path.relative_to(ROOT)
+    inside = Path(*place.parts[1:]) if place.parts[0] == "x2i_platform" else place
+    return ROOT / "tests" / inside.with_name(f"test_{path.name}")
+
+
+def test_every_module_has_a_mirrored_test_or_a_reason() -> None:
+    modules = {str(path.relative_to(ROOT)): path for path in SOURCES if path.name != "__init__.py"}
+    without = {name for name, path in modules.items() if not mirror(path).exists()}
+    assert without == set(TESTED_ELSEWHERE)
+    for reason in TESTED_ELSEWHERE.values():
+        assert not reason.endswith(".py") or (ROOT / "tests" / reason).exists(), reason
 
 
 def test_files_and_functions_stay_small() -> None:

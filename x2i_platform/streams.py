@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 
 import aiohttp
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]
+from botocore.exceptions import BotoCoreError, ClientError
 
 from x2i_platform.errors import InputError, raising
 

@@ -8,9 +8,16 @@ from pathlib import Path
 import torch
 
 from x2i_platform.features.codec import encode_int8, encode_raw
-from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, sample_id
-from x2i_platform.features.store import FeatureStore
-from x2i_platform.features.writer import Row, open_shard, tensor_columns
+from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, Row, sample_id
+from x2i_platform.features.store import Commit, FeatureStore
+from x2i_platform.features.writer import open_shard, tensor_columns
+
+
+def committed(store: FeatureStore, table: str, shard: int) -> Commit:
+    """The commit of a shard that is there."""
+    found = store.commit_of(table, shard)
+    assert found is not None
+    return found
 
 
 def folder_of(store: FeatureStore) -> Path:

@@ -138,8 +138,8 @@ def test_a_few_lines_of_numpy_decode_what_is_stored() -> None:
 
     blob = encode_int8(z_scores(7, 16))
     quantised = np.frombuffer(blob.data, np.int8).reshape(blob.shape)
-    values = quantised * np.frombuffer(blob.scale or b"", np.float16).astype(np.float32)
-    assert np.array_equal(values, decode(blob).numpy())
+    scaled = quantised * np.frombuffer(blob.scale or b"", np.float16).astype(np.float32)
+    assert np.array_equal(scaled, decode(blob).numpy())
 
 
 def test_every_codec_of_a_recipe_has_an_encoder_a_price_and_a_way_back() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.features.made_rows import rows_of, write_shard, write_tables
+from tests.features.made_rows import committed, rows_of, write_shard, write_tables
 from x2i_platform.errors import StoreError
 from x2i_platform.features.codec import Blob, decode
 from x2i_platform.features.reader import ShardReader, read_samples, read_text
@@ -135,8 +135,7 @@ def test_pyarrow_duckdb_and_a_few_lines_of_numpy_read_a_store(store: FeatureStor
     assert json.loads(done.stdout) == [[caption, 3] for caption in sorted(CAPTIONS)]
     found = np.load(arrays)
     for shard, captions in enumerate((CAPTIONS[:2], CAPTIONS[2:])):
-        commits = {table: store.commit_of(table, shard) for table in (TEXT, MLLM, TARGETS)}
-        assert all(commits.values())
+        commits = {table: committed(store, table, shard) for table in (TEXT, MLLM, TARGETS)}
         reader = ShardReader(store, mllm=commits[MLLM], targets=commits[TARGETS])
         for caption in captions:
             sample, text = reader.sample(sample_id(caption)), read_text(store, commits[TEXT])[sample_id(caption)]

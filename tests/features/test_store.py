@@ -19,6 +19,7 @@ from x2i_platform.features.reader import read_samples, read_table
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, TEXT, sample_id
 from x2i_platform.features.store import FeatureStore, Fingerprint
 from x2i_platform.features.writer import open_shard
+from x2i_platform.files import sync
 
 CAPTIONS = ["a red circle", "two green squares", "three blue triangles"]
 
@@ -114,7 +115,7 @@ MOMENTS: dict[str, tuple[object, str, Callable[..., Any]]] = {
     "while writing": (pq.ParquetWriter, "write_table", then_die(pq.ParquetWriter.write_table)),
     "before the file has its name": (files.Files, "adopt", die),
     "after the file has its name": (files.Files, "adopt", then_die(files.Files.adopt)),
-    "while the record is written": (files, "sync", then_die(files.sync)),
+    "while the record is written": (files, "sync", then_die(sync)),
 }
 
 

@@ -42,7 +42,7 @@ def test_a_long_video_is_sampled_over_its_length() -> None:
 def test_seeking_finds_what_decoding_all_finds() -> None:
     content = hostile.video(num_frames=31, rate=1)  # 31 s, so that each of few frames is sought
     found, _ = greys(content, max_frames=5)
-    with av.open(io.BytesIO(content)) as container:
+    with av.open(io.BytesIO(content), mode="r") as container:
         frames = [frame.to_ndarray(format="rgb24").mean() for frame in container.decode(video=0)]
     times = sample_times(31.0, fps=1.0, max_frames=5)
     assert found == pytest.approx([frames[int(time)] for time in times], abs=0.5)

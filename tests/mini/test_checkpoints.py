@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
 
 
 @pytest.fixture(scope="module")
-def pipeline(mini: dict[str, Path]):
+def pipeline(mini: dict[str, Path]) -> Any:
     from diffusers import FluxPipeline
 
     pipeline = FluxPipeline.from_pretrained(mini["random-flux"])
@@ -41,7 +42,7 @@ def pipeline(mini: dict[str, Path]):
     return pipeline
 
 
-def encode(pipeline, captions: list[str]) -> tuple[Tensor, Tensor]:
+def encode(pipeline: Any, captions: list[str]) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         prompt_embeds, pooled, _ = pipeline.encode_prompt(captions, None, max_sequence_length=32)
     return prompt_embeds, pooled
@@ -53,7 +54,9 @@ def relative_difference(states: Tensor) -> float:
 
 
 @pytest.mark.slow
-def test_processes_building_at_once_agree_with_each_other_and_with_this_one(mini, tmp_path):
+def test_processes_building_at_once_agree_with_each_other_and_with_this_one(
+    mini: dict[str, Path], tmp_path: Path
+) -> None:
     environment = {**os.environ, "X2I_CACHE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     racers = [subprocess.Popen([sys.executable, "-c", BUILD_ALL], env=environment) for _ in range(2)]
     assert [racer.wait(timeout=200) for racer in racers] == [0, 0]
@@ -63,32 +66,32 @@ def test_processes_building_at_once_agree_with_each_other_and_with_this_one(mini
     assert not list(tmp_path.glob("mini/*/.*")), "a temporary folder was left behind"
 
 
-def test_build_again_returns_the_same_folder_untouched(mini):
+def test_build_again_returns_the_same_folder_untouched(mini: dict[str, Path]) -> None:
     before = (mini["random-flux"] / "model_index.json").stat()
     assert folder_of("random-flux") == mini["random-flux"]
     assert (mini["random-flux"] / "model_index.json").stat() == before
 
 
-def test_unknown_name_is_refused():
+def test_unknown_name_is_refused() -> None:
     with pytest.raises(WeightsError, match=r"'mini:flx'; there are mini:flux, .*, mini:random-qwen2.5-vl"):
         folder_of("flx")
 
 
-def test_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("X2I_CACHE", str(tmp_path / "file"))
     with pytest.raises(WeightsError, match=r"file/mini.*set X2I_CACHE"):
         folder_of("random-flux")
 
 
-def test_captions_are_distinct_and_fit_the_text_encoders(pipeline):
+def test_captions_are_distinct_and_fit_the_text_encoders(pipeline: Any) -> None:
     captions = RANDOM_CAPTIONS.read_text("utf-8").splitlines()
     assert len(captions) == len(set(captions)) == 320
     assert max(len(pipeline.tokenizer_2(caption).input_ids) for caption in captions) <= 32
     assert max(len(pipeline.tokenizer(caption).input_ids) for caption in captions) <= 77
 
 
-def test_captions_give_different_conditioning_and_attention(pipeline):
+def test_captions_give_different_conditioning_and_attention(pipeline: Any) -> None:
     prompt_embeds, pooled = encode(pipeline, CAPTIONS)
     assert relative_difference(prompt_embeds) > 0.3
     assert relative_difference(pooled) > 0.3
@@ -115,7 +118,7 @@ def test_captions_give_different_conditioning_and_attention(pipeline):
         assert relative_difference(output) > 0.2
 
 
-def test_images_vary_within_and_between_captions(pipeline):
+def test_images_vary_within_and_between_captions(pipeline: Any) -> None:
     images = []
     for caption in CAPTIONS:
         prompt_embeds, pooled = encode(pipeline, [caption])
@@ -135,21 +138,21 @@ def test_images_vary_within_and_between_captions(pipeline):
     assert (images[0] - images[1]).abs().mean() > 0.02
 
 
-def test_unseen_text_never_ends_the_clip_prompt_early(pipeline):
+def test_unseen_text_never_ends_the_clip_prompt_early(pipeline: Any) -> None:
     tokenizer = pipeline.tokenizer
     ids = tokenizer("Quixotic zebras, 漢字 and 🙂 jump!").input_ids
     assert tokenizer.eos_token_id not in ids[1:-1]
 
 
 @pytest.mark.parametrize("text", ["Ein roter Kreis über dem Stern", "三つの緑の星 🟢", "مربع أزرق", "a\n\tb  {c: 'd'}"])
-def test_qwen_tokenizer_keeps_any_text(mini, text):
+def test_qwen_tokenizer_keeps_any_text(mini: dict[str, Path], text: str) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(mini["random-qwen2.5-vl"])
     assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
-def test_qwen_sees_text_image_and_video(mini):
+def test_qwen_sees_text_image_and_video(mini: dict[str, Path]) -> None:
     from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
 
     processor = AutoProcessor.from_pretrained(mini["random-qwen2.5-vl"])

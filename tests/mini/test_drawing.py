@@ -23,7 +23,7 @@ from x2i_platform.mini.drawing import (
     draw_things,
     picture,
 )
-from x2i_platform.mini.scenes import CATEGORIES, RELATIONS, SHAPES, SIZES, Category, Scene, Thing, scenes
+from x2i_platform.mini.scenes import CATEGORIES, RELATIONS, SHAPES, SIZES, Category, Scene, Shape, Thing, scenes
 
 each_category = pytest.mark.parametrize("category", CATEGORIES)
 
@@ -121,7 +121,7 @@ def test_and_avoids_the_arrangements_held_out_of_training() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_shape_covers_the_area_of_its_outline_in_its_colour(shape) -> None:
+def test_a_shape_covers_the_area_of_its_outline_in_its_colour(shape: Shape) -> None:
     image = draw_things((Placed(Thing(shape, "black"), x=32, y=32, radius=20),))
     sides = zip(OUTLINES[shape], [*OUTLINES[shape][1:], OUTLINES[shape][0]], strict=True)
     area = 20**2 * abs(sum(x * next_y - next_x * y for (x, y), (next_x, next_y) in sides)) / 2

@@ -17,7 +17,9 @@ from x2i_platform.mini.scenes import (
     SHAPES,
     SIZES,
     Category,
+    Colour,
     Scene,
+    Shape,
     Thing,
     scenes,
 )
@@ -37,6 +39,10 @@ LETTERS: dict[Language, set[str]] = {
 MOST_WORDS = 18
 MOST_CHARACTERS: dict[Language, int] = {"chinese": 30, "japanese": 40}
 
+THREE_SHAPES: tuple[Shape, ...] = ("circle", "heart", "star")
+TWO_COLOURS: tuple[Colour, ...] = ("orange", "blue")
+THREE_COLOURS: tuple[Colour, ...] = ("orange", "green", "blue")
+
 
 def mixed_scenes(*, num: int, seed: int) -> list[Scene]:
     """All categories, held out or not."""
@@ -55,8 +61,8 @@ def pairs() -> list[Scene]:
     sizes = [(None, None), *itertools.product(SIZES, SIZES)]
     return [
         Scene(Thing(first, one_colour, one_size), relation=relation, second=Thing(second, other_colour, other_size))
-        for first, second in itertools.permutations(("circle", "heart", "star"), 2)
-        for one_colour, other_colour in itertools.product(("orange", "blue"), repeat=2)
+        for first, second in itertools.permutations(THREE_SHAPES, 2)
+        for one_colour, other_colour in itertools.product(TWO_COLOURS, repeat=2)
         for one_size, other_size in sizes
         for relation in (None, *RELATIONS)
     ]
@@ -99,7 +105,7 @@ def test_captions_keep_to_their_length_and_letters(language: Language) -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_longest_pair_keeps_to_its_length(language: Language) -> None:
     for first, second in itertools.permutations(SHAPES, 2):
-        for colours in itertools.product(("orange", "green", "blue"), repeat=2):
+        for colours in itertools.product(THREE_COLOURS, repeat=2):
             one, other = (Thing(shape, c, "medium") for shape, c in zip((first, second), colours, strict=True))
             for relation in (None, *RELATIONS):
                 for said in phrasings(Scene(one, relation=relation, second=other), language=language):

@@ -1,11 +1,13 @@
 """AlignNet's sizes, its maths against plain tensor operations, and what each padding does."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from x2i_platform.config import AlignNetConfig
+from x2i_platform.config import AlignNetConfig, Fusion, Padding
 from x2i_platform.errors import InputError, WeightsError
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims, pad_states
 from x2i_platform.models.conditioning import Conditioning
@@ -14,7 +16,7 @@ DIMS = AlignNetDims(4, 24, text_tokens=10, prompt_dim=32, pooled_dim=6, t5_head_
 FUSIONS = ("conv", "scale", "mean")
 
 
-def make(**options) -> AlignNet:
+def make(**options: Any) -> AlignNet:
     return AlignNet(AlignNetConfig(**options), dims=DIMS).double().eval()
 
 
@@ -44,7 +46,7 @@ def fuse_by_hand(alignnet: AlignNet, states_BCSH: Tensor) -> Tensor:
         return torch.einsum("bcsh,c->bsh", states_BCSH, alignnet.cha_scale.flatten()) / states_BCSH.shape[1]
     padded = F.pad(states_BCSH, (2, 2, 2, 2))
     windows = padded.unfold(2, 5, 1).unfold(3, 5, 1)
-    return torch.einsum("bcshij,cij->bsh", windows, alignnet.conv.weight[0]) + alignnet.conv.bias
+    return torch.einsum("bcshij,cij->bsh", windows, alignnet.conv.weight[0]) + alignnet.get_parameter("conv.bias")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +58,9 @@ def fuse_by_hand(alignnet: AlignNet, states_BCSH: Tensor) -> Tensor:
         (29, 3584, "mean", 34_610_944),
     ],
 )
-def test_parameter_counts_are_the_released_ones(num_layers, hidden_size, fusion, expected) -> None:
+def test_parameter_counts_are_the_released_ones(
+    num_layers: int, hidden_size: int, fusion: Fusion, expected: int
+) -> None:
     with torch.device("meta"):
         alignnet = AlignNet(AlignNetConfig(fusion=fusion), dims=AlignNetDims(num_layers, hidden_size))
     assert sum(parameter.numel() for parameter in alignnet.parameters()) == expected
@@ -64,7 +68,7 @@ def test_parameter_counts_are_the_released_ones(num_layers, hidden_size, fusion,
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("padding", ["zero", "reference", "none"])
-def test_matches_the_formula(fusion, padding) -> None:
+def test_matches_the_formula(fusion: Fusion, padding: Padding) -> None:
     alignnet = make(fusion=fusion, padding=padding)
     states_BCSH, mask_BS = pad_states(make_states(7, 5, 7), text_tokens=10, padding=padding)
     garbage_BCSH = torch.where(mask_BS[:, None, :, None], states_BCSH, 9.0)
@@ -82,7 +86,7 @@ def test_matches_the_formula(fusion, padding) -> None:
 
 @pytest.mark.parametrize("t5_layers", [0, 2])
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_zero_padding_depends_on_no_neighbour(fusion, t5_layers) -> None:
+def test_zero_padding_depends_on_no_neighbour(fusion: Fusion, t5_layers: int) -> None:
     """Neither on what stands at padded positions (NaN included), nor on the batch, nor on who padded how far."""
     alignnet = make(fusion=fusion, t5_layers=t5_layers)
     states_BCSH, mask_BS = pad_states(make_states(7, 4), text_tokens=10)
@@ -97,7 +101,7 @@ def test_zero_padding_depends_on_no_neighbour(fusion, t5_layers) -> None:
 
 
 @pytest.mark.parametrize("t5_layers", [0, 2])
-def test_no_padding_leaves_valid_tokens_as_if_alone(t5_layers) -> None:
+def test_no_padding_leaves_valid_tokens_as_if_alone(t5_layers: int) -> None:
     alignnet = make(padding="none", t5_layers=t5_layers)
     batch = run_on(alignnet, make_states(7, 4))
     for index, one_CSH in enumerate(make_states(7, 4)):
@@ -144,7 +148,7 @@ def test_scale_starts_xavier_normal() -> None:
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_every_weight_learns(fusion) -> None:
+def test_every_weight_learns(fusion: Fusion) -> None:
     alignnet = AlignNet(AlignNetConfig(fusion=fusion, t5_layers=1), dims=DIMS)
     states_BCSH, mask_BS = pad_states([one.float() for one in make_states(7, 4)], text_tokens=10)
     prompt_embeds, pooled = alignnet(states_BCSH, mask_BS=mask_BS)
@@ -189,7 +193,8 @@ def test_a_prompt_longer_than_the_teachers_text_stays_as_it_is() -> None:
 
 def test_pad_states_keeps_dtype_and_places_zeros() -> None:
     states = [one.bfloat16() for one in make_states(3, 5)]
-    for padding, size in (("zero", 10), ("reference", 10), ("none", 5)):
+    sizes: dict[Padding, int] = {"zero": 10, "reference": 10, "none": 5}
+    for padding, size in sizes.items():
         states_BCSH, mask_BS = pad_states(states, text_tokens=10, padding=padding)
         assert (states_BCSH.dtype, states_BCSH.shape) == (torch.bfloat16, (2, 4, size, 24))
         assert mask_BS.sum(1).tolist() == [3, 5]

@@ -46,11 +46,12 @@ def processor(qwen_folder: Path) -> Any:
 
 @torch.no_grad()
 def test_states_of_images_and_videos_are_those_of_transformers(mllm: MLLM, whole: Any, processor: Any) -> None:
-    for prompt, kinds in (
+    asked: list[tuple[Prompt, dict[str, Any]]] = [
         (IMAGE, {"images": [picture("red")]}),
         (VIDEO, {"videos": [list(VIDEO.media[0].frames)]}),  # type: ignore[union-attr]
         (MIXED, {"images": list(MIXED.media)}),
-    ):
+    ]
+    for prompt, kinds in asked:
         text = processor.apply_chat_template(prompt.messages(), tokenize=False, add_generation_prompt=True)
         if "videos" in kinds:
             kinds["video_metadata"] = [{"total_num_frames": 4, "fps": 1.0, "frames_indices": [0, 1, 2, 3]}]
@@ -129,7 +130,7 @@ def test_tokens_of_images_are_counted_apart(mllm: MLLM, mllm_config: MLLMConfig)
 
 
 def test_a_text_only_model_says_that_it_takes_no_images(mllm: MLLM) -> None:
-    from x2i_platform.models.mllm import TEXT_ONLY
+    from x2i_platform.models.catalog import TEXT_ONLY
 
     blind = MLLM(mllm.model, tokenizer=mllm.tokenizer, family=TEXT_ONLY, config=mllm._config)
     with pytest.raises(InputError, match=r"'mini:random-qwen2\.5-vl' takes text only, not images or videos"):

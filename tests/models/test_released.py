@@ -5,12 +5,13 @@ import pickle
 import random
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from x2i_platform.config import AlignNetConfig
+from x2i_platform.config import AlignNetConfig, Fusion, Padding
 from x2i_platform.errors import WeightsError
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims, pad_states
 from x2i_platform.models.model_folder import load_alignnet, save_alignnet
@@ -26,7 +27,7 @@ CASES = [
 ]
 
 
-def released_config(config: AlignNetConfig, dims: AlignNetDims) -> dict:
+def released_config(config: AlignNetConfig, dims: AlignNetDims) -> dict[str, Any]:
     """The constructor arguments that the released `.pt` files hold."""
     return {
         "in_channels": dims.num_layers, "kernel_size": 5, "input_dim": dims.hidden_size,
@@ -36,7 +37,7 @@ def released_config(config: AlignNetConfig, dims: AlignNetDims) -> dict:
     }  # fmt: skip
 
 
-def released_state(fusion: str) -> dict[str, Tensor]:
+def released_state(fusion: Fusion) -> dict[str, Tensor]:
     """A state dict built from the released key names and shapes alone, without our class."""
     mlp = nn.Module()
     mlp.layernorm = nn.LayerNorm(48)
@@ -60,7 +61,7 @@ def assert_same_bits(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "trainer.proj.module."])
 @pytest.mark.parametrize("fusion", ["conv", "scale"])
-def test_released_layout_is_understood(tmp_path: Path, prefix: str, fusion: str) -> None:
+def test_released_layout_is_understood(tmp_path: Path, prefix: str, fusion: Fusion) -> None:
     state = released_state(fusion)
     torch.save({prefix + key: value for key, value in state.items()}, tmp_path / "diffusion_pytorch_model.bin")
     config, dims, loaded = import_checkpoint(tmp_path / "diffusion_pytorch_model.bin")
@@ -105,7 +106,9 @@ def test_a_checkpoint_of_more_than_an_alignnet_names_the_rest(tmp_path: Path) ->
 @pytest.mark.parametrize(("config", "dims"), CASES)
 @pytest.mark.parametrize("layout", ["bin", "pt", "safetensors", "legacy"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_layout_round_trips_to_the_bit(tmp_path: Path, config, dims, layout, dtype) -> None:
+def test_every_layout_round_trips_to_the_bit(
+    tmp_path: Path, config: AlignNetConfig, dims: AlignNetDims, layout: str, dtype: torch.dtype
+) -> None:
     alignnet = AlignNet(config, dims=dims).to(dtype)
     path = export_released(alignnet, tmp_path / "alignnet.bin")
     if layout == "pt":
@@ -124,7 +127,7 @@ def test_every_layout_round_trips_to_the_bit(tmp_path: Path, config, dims, layou
 
 
 @pytest.mark.parametrize("padding", ["zero", "reference", "none"])
-def test_folder_round_trip_gives_the_same_outputs(tmp_path: Path, padding) -> None:
+def test_folder_round_trip_gives_the_same_outputs(tmp_path: Path, padding: Padding) -> None:
     config = AlignNetConfig(fusion="conv", t5_layers=1, padding=padding, init_seed=3)
     alignnet = AlignNet(config, dims=T5_DIMS).eval()
     loaded = load_alignnet(save_alignnet(alignnet, tmp_path / "new" / "folder"))
@@ -158,7 +161,7 @@ class Payload:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return (Path.touch, (self.path,))
 
 
@@ -176,7 +179,7 @@ def test_pickles_with_code_are_refused_unrun(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".bin", ".pt", ".safetensors"])
 @pytest.mark.parametrize("content", ["empty", "text", "random", "zip", "cut", "list", "number"])
-def test_files_that_are_no_weights_are_refused(tmp_path: Path, suffix, content) -> None:
+def test_files_that_are_no_weights_are_refused(tmp_path: Path, suffix: str, content: Any) -> None:
     path = tmp_path / f"weights{suffix}"
     if content == "zip":
         with zipfile.ZipFile(path, "w") as archive:
@@ -197,7 +200,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path: Path, suffix, content) 
 
 
 @pytest.mark.parametrize("layout", ["zip", "legacy", "safetensors"])
-def test_flipped_bytes_are_read_or_refused_never_a_crash(tmp_path: Path, layout) -> None:
+def test_flipped_bytes_are_read_or_refused_never_a_crash(tmp_path: Path, layout: str) -> None:
     alignnet = AlignNet(AlignNetConfig(), dims=DIMS)
     path = save_alignnet(alignnet, tmp_path) / "alignnet.safetensors"
     if layout != "safetensors":
@@ -230,7 +233,7 @@ def test_flipped_bytes_are_read_or_refused_never_a_crash(tmp_path: Path, layout)
         ({"step": 7}, "holds int under 'step'"),
     ],
 )
-def test_state_dicts_of_something_else_are_refused(tmp_path: Path, change, message) -> None:
+def test_state_dicts_of_something_else_are_refused(tmp_path: Path, change: Any, message: str) -> None:
     state = {key: value for key, value in {**released_state("conv"), **change}.items() if value is not None}
     torch.save(state, tmp_path / "other.bin")
     with pytest.raises(WeightsError, match=message):
@@ -240,7 +243,7 @@ def test_state_dicts_of_something_else_are_refused(tmp_path: Path, change, messa
 @pytest.mark.parametrize(
     ("key", "value"), [("in_channels", 6), ("norm_eps", 1e-5), ("use_cnn", False), ("use_t5", True)]
 )
-def test_config_that_contradicts_the_tensors_is_refused(tmp_path: Path, key, value) -> None:
+def test_config_that_contradicts_the_tensors_is_refused(tmp_path: Path, key: str, value: Any) -> None:
     config = {**released_config(*CASES[0]), key: value}
     torch.save({"config": config, "state_dict": released_state("conv")}, tmp_path / "alignnet.pt")
     with pytest.raises(WeightsError, match=f"config says {key}={value!r}"):
@@ -272,7 +275,7 @@ def test_saving_over_a_model_leaves_one_whole_model(tmp_path: Path) -> None:
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["alignnet.safetensors", "config.json"]
 
 
-def test_writing_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch) -> None:
+def test_writing_that_fails_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = export_released(AlignNet(AlignNetConfig(), dims=DIMS), tmp_path / "alignnet.bin")
     before = path.read_bytes()
 

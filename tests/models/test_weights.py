@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def write_snapshot(cache: Path, name: str) -> Path:
     return write_model(repository / "snapshots" / SHA)
 
 
-def test_local_folder_is_found_and_keeps_its_identity_when_moved(tmp_path):
+def test_local_folder_is_found_and_keeps_its_identity_when_moved(tmp_path: Path) -> None:
     here = write_model(tmp_path / "here")
     before = identity(str(here))
     assert locate(str(here)) == here
@@ -67,7 +68,7 @@ def test_local_folder_is_found_and_keeps_its_identity_when_moved(tmp_path):
     assert re.fullmatch(r"sha256:[0-9a-f]{64}", before)
 
 
-def test_identity_changes_with_any_byte_of_a_large_file(tmp_path):
+def test_identity_changes_with_any_byte_of_a_large_file(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model", weights=bytes(3_000_001))
     seen = {identity(str(folder))}
     for position in (0, 1_234_567, 3_000_000):
@@ -78,7 +79,7 @@ def test_identity_changes_with_any_byte_of_a_large_file(tmp_path):
     assert len(seen) == 4
 
 
-def test_identity_changes_with_any_byte_of_a_small_file_and_with_names(tmp_path):
+def test_identity_changes_with_any_byte_of_a_small_file_and_with_names(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     seen = {identity(str(folder))}
     (folder / "config.json").write_text('{"a": 1}')
@@ -89,7 +90,7 @@ def test_identity_changes_with_any_byte_of_a_small_file_and_with_names(tmp_path)
     assert len(seen) == 3
 
 
-def test_identity_ignores_files_that_no_model_is_loaded_from(tmp_path):
+def test_identity_ignores_files_that_no_model_is_loaded_from(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     before = identity(str(folder))
     (folder / ".DS_Store").write_text("junk")
@@ -100,7 +101,7 @@ def test_identity_ignores_files_that_no_model_is_loaded_from(tmp_path):
     assert identity(str(folder)) == before
 
 
-def test_identity_enters_linked_parts(tmp_path):
+def test_identity_enters_linked_parts(tmp_path: Path) -> None:
     part = write_model(tmp_path / "part")
     folder = write_model(tmp_path / "model")
     before = identity(str(folder))
@@ -108,7 +109,7 @@ def test_identity_enters_linked_parts(tmp_path):
     assert identity(str(folder)) != before
 
 
-def test_incomplete_folders_name_what_is_missing(tmp_path):
+def test_incomplete_folders_name_what_is_missing(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     with pytest.raises(WeightsError, match=r"incomplete: no config\.json or model_index\.json in it"):
@@ -133,12 +134,12 @@ def test_incomplete_folders_name_what_is_missing(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["./checkpoints/flux", "/nowhere/flux", "~/nowhere-at-all", "a/b/c", "", "two words"])
-def test_path_that_leads_nowhere_is_not_asked_of_the_hub(model):
+def test_path_that_leads_nowhere_is_not_asked_of_the_hub(model: str) -> None:
     with pytest.raises(WeightsError, match="there is no folder /"):
         locate(model)
 
 
-def test_file_and_unknown_miniature_are_refused(tmp_path):
+def test_file_and_unknown_miniature_are_refused(tmp_path: Path) -> None:
     (tmp_path / "flux.safetensors").write_text("")
     with pytest.raises(WeightsError, match="is a file; give the folder"):
         locate(str(tmp_path / "flux.safetensors"))
@@ -146,7 +147,7 @@ def test_file_and_unknown_miniature_are_refused(tmp_path):
         locate("mini:flix")
 
 
-def test_cached_snapshot_is_found_without_network(tmp_path):
+def test_cached_snapshot_is_found_without_network(tmp_path: Path) -> None:
     snapshot = write_snapshot(tmp_path, "model")
     offline = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     assert call("locate", "org/model", **offline) == str(snapshot)
@@ -154,7 +155,7 @@ def test_cached_snapshot_is_found_without_network(tmp_path):
     assert call("identity", "org/other", SHA, **offline) == f"org/other@{SHA}"
 
 
-def test_offline_and_not_complete_in_the_cache_says_so(tmp_path):
+def test_offline_and_not_complete_in_the_cache_says_so(tmp_path: Path) -> None:
     (write_snapshot(tmp_path, "model") / "model.safetensors").unlink()
     for model in ("org/model", "org/absent"):
         said = call("locate", model, HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1")
@@ -163,7 +164,7 @@ def test_offline_and_not_complete_in_the_cache_says_so(tmp_path):
         assert "HF_HUB_OFFLINE is set" in said
 
 
-def test_unreachable_hub_is_reported(tmp_path):
+def test_unreachable_hub_is_reported(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -171,7 +172,7 @@ def test_unreachable_hub_is_reported(tmp_path):
     assert f"the hub at {endpoint} gave ConnectError" in said
 
 
-def test_silent_hub_does_not_hang(tmp_path):
+def test_silent_hub_does_not_hang(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         code = "from x2i_platform.models import weights; weights.HUB_TIMEOUT_S = 1; weights.locate('org/model')"
@@ -243,7 +244,7 @@ def hub() -> Iterator[ThreadingHTTPServer]:
     server.server_close()
 
 
-def test_download_takes_only_what_is_loaded(hub, tmp_path):
+def test_download_takes_only_what_is_loaded(hub: Any, tmp_path: Path) -> None:
     environment = {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
     assert call("identity", "org/model", **environment) == f"org/model@{SHA}"
     assert hub.fetched == set(), "an identity needs no download"
@@ -261,7 +262,7 @@ def test_download_takes_only_what_is_loaded(hub, tmp_path):
     assert Path(call("locate", "org/model", **environment)) == folder, "a damaged snapshot is completed"
 
 
-def test_hub_refusals_say_what_to_do(hub, tmp_path):
+def test_hub_refusals_say_what_to_do(hub: Any, tmp_path: Path) -> None:
     environment = {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
     assert "no such model" in call("locate", "org/unknown", **environment)
     assert "licence at" in call("locate", "org/gated", **environment)

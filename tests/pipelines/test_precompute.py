@@ -25,6 +25,7 @@ from x2i_platform.errors import ConfigError, InputError, StoreError, WeightsErro
 from x2i_platform.features.schema import FEATURE_TABLES
 from x2i_platform.models.weights import locate
 from x2i_platform.precompute.captions import Captions
+from x2i_platform.progress import Metrics
 from x2i_platform.recipes import load
 
 SMALL = ("store.samples_per_shard=8", "targets.taps=[double.0.image, single.0]")
@@ -35,7 +36,7 @@ def recipe(*overrides: str) -> Recipe:
     return load(RANDOM, shipped=RECIPES, overrides=[*SMALL, *overrides])
 
 
-def silent(done: int, total: int) -> None:
+def silent(done: int, total: int, metrics: Metrics | None = None, /) -> None:
     """No progress bar."""
 
 

@@ -29,6 +29,7 @@ from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.precompute.captions import Record
 from x2i_platform.precompute.shards import plan_shards
 from x2i_platform.precompute.stages import build_stage
+from x2i_platform.progress import Metrics
 from x2i_platform.recipes import load, override
 from x2i_platform.registry.models import resolve
 from x2i_platform.training.job import describe, prepare
@@ -61,7 +62,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return folder
 
 
-def silent(done: int, total: int, metrics: dict[str, float]) -> None:
+def silent(done: int, total: int, metrics: Metrics | None = None, /) -> None:
     """No progress bar."""
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,7 +104,7 @@ def plan_and_die_at_adoption(url: str, count: int, shard: int) -> None:
     def adopt_or_die(files: Files, scratch: Path, name: str) -> None:
         (then_die(adopt) if name.startswith(f"{SAMPLES}/{shard:06d}") else adopt)(files, scratch, name)
 
-    Files.adopt = adopt_or_die  # type: ignore[method-assign]
+    Files.adopt = adopt_or_die  # type: ignore[assignment, method-assign]
     plan(FeatureStore.open(url), numbered(count))
 
 
@@ -111,7 +112,7 @@ def plan_and_die_at_adoption(url: str, count: int, shard: int) -> None:
     ("work", "when"), [(plan_and_die, 0), (plan_and_die, 5), (plan_and_die, 8), (plan_and_die_at_adoption, 1)]
 )
 def test_killed_in_the_middle_and_run_again_plans_the_same_shards(
-    store: FeatureStore, tmp_path: Path, fingerprint: Fingerprint, work: object, when: int
+    store: FeatureStore, tmp_path: Path, fingerprint: Fingerprint, work: Callable[..., Any], when: int
 ) -> None:
     whole = FeatureStore.create(str(tmp_path / "whole"), fingerprint=fingerprint)
     plan(whole, numbered(14))

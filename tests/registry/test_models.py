@@ -1,17 +1,15 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
 import pytest
-import yaml
 from mlflow import MlflowClient
 from safetensors.numpy import load_file, save_file
 
-from x2i_platform.config import MLLMConfig, Recipe, TeacherConfig
 from x2i_platform.errors import RegistryError
-from x2i_platform.registry.card import TrainingFacts, model_card
 from x2i_platform.registry.models import ModelVersion, list_models, register, require_name, resolve
 from x2i_platform.registry.tracking import RunInfo, RunLogger, finish, start_or_resume
 
@@ -34,11 +32,13 @@ def run(uri: str, *, key: str = "fingerprint") -> RunInfo:
     return start_or_resume(tracking_uri=uri, experiment="e", run_name="r", key=key, params={}, tags={})
 
 
-def publish(folder: Path, info: RunInfo, *, name: str = "mini", **changes: object) -> ModelVersion:
+def publish(folder: Path, info: RunInfo, *, name: str = "mini", **changes: Any) -> ModelVersion:
     return register(folder, name=name, info=info, manifest_digest="abc", card=CARD, **changes)
 
 
-def test_a_registered_model_comes_back_whole_and_as_a_copy(tracking_uri, tmp_path, monkeypatch):
+def test_a_registered_model_comes_back_whole_and_as_a_copy(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     folder, info = saved(tmp_path / "final"), run(tracking_uri)
     version = publish(folder, info)
@@ -55,7 +55,7 @@ def test_a_registered_model_comes_back_whole_and_as_a_copy(tracking_uri, tmp_pat
     assert not (tmp_path / "mlflow.db").exists()
 
 
-def test_the_version_says_what_it_came_from(tracking_uri, tmp_path):
+def test_the_version_says_what_it_came_from(tracking_uri: str, tmp_path: Path) -> None:
     info = run(tracking_uri)
     version = publish(saved(tmp_path / "final"), info)
     found = MlflowClient(tracking_uri).get_model_version("mini", "1")
@@ -73,7 +73,7 @@ def test_the_version_says_what_it_came_from(tracking_uri, tmp_path):
     }
 
 
-def test_registering_twice_gives_one_version(tracking_uri, tmp_path):
+def test_registering_twice_gives_one_version(tracking_uri: str, tmp_path: Path) -> None:
     folder, info = saved(tmp_path / "final"), run(tracking_uri)
     first = publish(folder, info, aliases=())
     assert list_models(tracking_uri)[0].aliases == {}
@@ -83,7 +83,9 @@ def test_registering_twice_gives_one_version(tracking_uri, tmp_path):
     assert model.aliases == {"candidate": 1}
 
 
-def test_a_crash_between_logging_and_registering_is_repaired(tracking_uri, tmp_path, monkeypatch):
+def test_a_crash_between_logging_and_registering_is_repaired(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, info = saved(tmp_path / "final"), run(tracking_uri)
 
     def crash(*args: object, **kwargs: object) -> None:
@@ -98,7 +100,7 @@ def test_a_crash_between_logging_and_registering_is_repaired(tracking_uri, tmp_p
     assert resolve(version.uri, tracking_uri=tracking_uri).is_dir()
 
 
-def test_other_weights_of_one_run_leave_the_first_version_as_it_was(tracking_uri, tmp_path):
+def test_other_weights_of_one_run_leave_the_first_version_as_it_was(tracking_uri: str, tmp_path: Path) -> None:
     info = run(tracking_uri)
     publish(saved(tmp_path / "final"), info)
     second = publish(saved(tmp_path / "final", value=2.0), info)
@@ -110,7 +112,9 @@ def test_other_weights_of_one_run_leave_the_first_version_as_it_was(tracking_uri
     assert values == [1.0, 2.0, 2.0]
 
 
-def test_the_same_weights_with_another_recipe_are_not_mistaken_for_each_other(tracking_uri, tmp_path):
+def test_the_same_weights_with_another_recipe_are_not_mistaken_for_each_other(
+    tracking_uri: str, tmp_path: Path
+) -> None:
     for number in (1, 2):
         folder = saved(tmp_path / f"final {number}")
         (folder / "recipe.json").write_text(f'{{"name": "recipe {number}"}}')
@@ -123,7 +127,7 @@ def test_the_same_weights_with_another_recipe_are_not_mistaken_for_each_other(tr
     assert (first / "recipe.json").read_text() == '{"name": "recipe 1"}'
 
 
-def test_other_settings_of_the_same_run_are_a_version_of_their_own(tracking_uri, tmp_path):
+def test_other_settings_of_the_same_run_are_a_version_of_their_own(tracking_uri: str, tmp_path: Path) -> None:
     folder, info = saved(tmp_path / "final"), run(tracking_uri)
     versions = []
     for recipe in ('{"generate": 1, "train": 1}', '{"generate": 2}', '{"generate": 1, "train": 2, "run": {}}'):
@@ -137,7 +141,7 @@ def test_other_settings_of_the_same_run_are_a_version_of_their_own(tracking_uri,
     assert [recipe["generate"] for recipe in drawn] == [1, 2]
 
 
-def test_the_latest_version_is_the_one_with_the_highest_number(tracking_uri, tmp_path):
+def test_the_latest_version_is_the_one_with_the_highest_number(tracking_uri: str, tmp_path: Path) -> None:
     info = run(tracking_uri)
     for value in (1.0, 2.0):
         publish(saved(tmp_path / "final", value=value), info, aliases=())
@@ -149,7 +153,7 @@ def test_the_latest_version_is_the_one_with_the_highest_number(tracking_uri, tmp
 
 
 @pytest.mark.parametrize("neighbour", ["it's", 'a "b"', """it's "b\""""])
-def test_names_of_neighbours_may_hold_quotes(tracking_uri, tmp_path, neighbour):
+def test_names_of_neighbours_may_hold_quotes(tracking_uri: str, tmp_path: Path, neighbour: str) -> None:
     publish(saved(tmp_path / "final"), run(tracking_uri))
     client = MlflowClient(tracking_uri)
     client.create_registered_model(neighbour)
@@ -158,12 +162,12 @@ def test_names_of_neighbours_may_hold_quotes(tracking_uri, tmp_path, neighbour):
 
 
 @pytest.mark.parametrize("name", ["", " ", "a/b", "a:b", "a@b", "it's", 'a"b', " padded"])
-def test_a_name_that_no_uri_can_hold_is_refused(name):
+def test_a_name_that_no_uri_can_hold_is_refused(name: str) -> None:
     with pytest.raises(RegistryError, match="is not usable; it must not be empty or hold / : @ or quotes"):
         require_name(name)
 
 
-def test_an_old_run_does_not_take_the_alias_back(tracking_uri, tmp_path):
+def test_an_old_run_does_not_take_the_alias_back(tracking_uri: str, tmp_path: Path) -> None:
     old, new = run(tracking_uri, key="old"), run(tracking_uri, key="new")
     publish(saved(tmp_path / "old"), old)
     publish(saved(tmp_path / "new"), new)
@@ -173,7 +177,7 @@ def test_an_old_run_does_not_take_the_alias_back(tracking_uri, tmp_path):
     assert model.aliases == {"candidate": 2}
 
 
-def test_changed_files_in_the_store_are_not_served(tracking_uri, tmp_path):
+def test_changed_files_in_the_store_are_not_served(tracking_uri: str, tmp_path: Path) -> None:
     version = publish(saved(tmp_path / "final"), run(tracking_uri))
     (stored,) = (tmp_path / "my runs #1 ü" / "mlartifacts").rglob("alignnet.safetensors")
     saved(stored.parent, value=3.0)
@@ -195,7 +199,9 @@ def test_changed_files_in_the_store_are_not_served(tracking_uri, tmp_path):
         (".", "has no alignnet.safetensors and no config.json"),
     ],
 )
-def test_a_model_that_is_not_there_is_one_clear_line(model, message, tracking_uri, tmp_path, monkeypatch):
+def test_a_model_that_is_not_there_is_one_clear_line(
+    model: str, message: str, tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     publish(saved(tmp_path / "final"), run(tracking_uri))
     with pytest.raises(RegistryError, match=re.escape(message)) as caught:
@@ -203,7 +209,7 @@ def test_a_model_that_is_not_there_is_one_clear_line(model, message, tracking_ur
     assert "\n" not in str(caught.value)
 
 
-def test_asking_creates_no_database(tmp_path):
+def test_asking_creates_no_database(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/elsewhere/mlflow.db"
     with pytest.raises(RegistryError, match="no MLflow database"):
         resolve("models:/mini@candidate", tracking_uri=uri)
@@ -212,7 +218,9 @@ def test_asking_creates_no_database(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_server_keeps_models_like_a_file_does(mlflow_server, tmp_path, capfd):
+def test_a_server_keeps_models_like_a_file_does(
+    mlflow_server: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     info = run(mlflow_server)
     with RunLogger(info) as log:
         log.metrics({"loss": 1.0}, step=0)
@@ -227,12 +235,12 @@ def test_a_server_keeps_models_like_a_file_does(mlflow_server, tmp_path, capfd):
     assert capfd.readouterr().out == ""
 
 
-def test_a_folder_is_taken_as_it_is(tmp_path):
+def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     folder = saved(tmp_path / "final")
     assert resolve(str(folder), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db") == folder
 
 
-def test_only_plain_files_are_registered(tracking_uri, tmp_path):
+def test_only_plain_files_are_registered(tracking_uri: str, tmp_path: Path) -> None:
     folder, info = saved(tmp_path / "final"), run(tracking_uri)
     with pytest.raises(RegistryError, match="not usable"):
         publish(folder, info, name="a/b")
@@ -246,38 +254,3 @@ def test_only_plain_files_are_registered(tracking_uri, tmp_path):
     (folder / "config.json").unlink()
     with pytest.raises(RegistryError, match=r"no config\.json"):
         publish(folder, info)
-
-
-def test_the_card_has_front_matter_and_shows_no_local_path():
-    recipe = Recipe(
-        name="r",
-        teacher=TeacherConfig(model="black-forest-labs/FLUX.1-dev"),
-        mllm=MLLMConfig(model="/home/someone/models/qwen"),
-    )
-    facts = TrainingFacts(
-        teacher_identity="black-forest-labs/FLUX.1-dev@0ef5fff",
-        mllm_identity="sha256:1234",
-        manifest_digest="5" * 64,
-        captions=100_000,
-        figures={"steps": 100, "host | rack": "a"},
-        metrics={"validation/kl": 0.123456789},
-    )
-    card = model_card(recipe, name="my-model", fingerprint="f00d", facts=facts)
-    _, front, body = card.split("---\n", 2)
-    keys = yaml.safe_load(front)
-    assert keys["license"] == "other"
-    assert keys["base_model"] == ["black-forest-labs/FLUX.1-dev"]
-    assert keys["pipeline_tag"] == "text-to-image"
-    assert "someone" not in card
-    wanted = (
-        "sha256:1234",
-        "5" * 64,
-        "100,000 captions",
-        "models:/my-model@candidate",
-        "| validation/kl | 0.123457 |",
-        r"host \| rack",
-        "FLUX.1 [dev] Non-Commercial License",
-        "f00d",
-        recipe.mllm.template,
-    )
-    assert [text for text in wanted if text not in body] == []

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -27,8 +28,13 @@ from x2i_platform.registry.tracking import (
 DATA = TrainingData(name="store", digest="5" * 64, source="s3://bucket/store")
 
 
-def start(uri: str, *, key: str = "k1", **changes: object) -> RunInfo:
-    settings = {"experiment": "distill", "run_name": "mini", "params": {"train": {"lr": 1e-4}}, "tags": {"who": "me"}}
+def start(uri: str, *, key: str = "k1", **changes: Any) -> RunInfo:
+    settings: dict[str, Any] = {
+        "experiment": "distill",
+        "run_name": "mini",
+        "params": {"train": {"lr": 1e-4}},
+        "tags": {"who": "me"},
+    }
     return start_or_resume(tracking_uri=uri, key=key, **(settings | changes))
 
 
@@ -36,7 +42,7 @@ def steps(info: RunInfo, name: str) -> list[int]:
     return [point.step for point in MlflowClient(info.tracking_uri).get_metric_history(info.run_id, name)]
 
 
-def test_a_run_holds_its_parameters_lineage_and_tags(tracking_uri, tmp_path):
+def test_a_run_holds_its_parameters_lineage_and_tags(tracking_uri: str, tmp_path: Path) -> None:
     params = {"train": {"lr": 1e-4, "betas": (0.9, 0.999)}, "text": "x" * 7000, **{f"p{k}": k for k in range(150)}}
     info = start(tracking_uri, params=params, data=DATA)
     start(tracking_uri, params=params, data=DATA)
@@ -55,7 +61,7 @@ def test_a_run_holds_its_parameters_lineage_and_tags(tracking_uri, tmp_path):
     assert run.info.artifact_uri.startswith(str(tmp_path / "my runs #1 ü" / "mlartifacts"))
 
 
-def test_no_parameter_tag_or_source_holds_a_password(tracking_uri):
+def test_no_parameter_tag_or_source_holds_a_password(tracking_uri: str) -> None:
     url = "sftp://me:hunter2@host/store"
     info = start(tracking_uri, params={"a": {"b": url}}, tags={"c": url}, data=TrainingData("store", "5" * 64, url))
     with sqlite3.connect(tracking_uri.removeprefix("sqlite:///")) as database:
@@ -65,7 +71,7 @@ def test_no_parameter_tag_or_source_holds_a_password(tracking_uri):
     assert "sqlite" not in repr(info)
 
 
-def test_only_a_finished_run_is_not_resumed(tracking_uri):
+def test_only_a_finished_run_is_not_resumed(tracking_uri: str) -> None:
     first = start(tracking_uri)
     for status in ("FAILED", "KILLED"):
         finish(first, status=status)
@@ -77,7 +83,7 @@ def test_only_a_finished_run_is_not_resumed(tracking_uri):
     assert start(tracking_uri).run_id != first.run_id
 
 
-def test_a_resumed_run_keeps_its_first_parameters_and_says_what_changed(tracking_uri):
+def test_a_resumed_run_keeps_its_first_parameters_and_says_what_changed(tracking_uri: str) -> None:
     info = start(tracking_uri, params={"run": {"workers": 1}, "lr": 1})
     assert start(tracking_uri, params={"run": {"workers": 4}, "lr": 1, "added": True}) == info
     data = MlflowClient(tracking_uri).get_run(info.run_id).data
@@ -85,7 +91,7 @@ def test_a_resumed_run_keeps_its_first_parameters_and_says_what_changed(tracking
     assert data.tags["x2i.changed_params"] == "run.workers: 1 -> 4"
 
 
-def test_no_metric_is_logged_twice_for_a_step_across_restarts(tracking_uri):
+def test_no_metric_is_logged_twice_for_a_step_across_restarts(tracking_uri: str) -> None:
     info = start(tracking_uri)
     with pytest.raises(KeyboardInterrupt), RunLogger(info) as log:
         for step in range(8):
@@ -103,7 +109,7 @@ def test_no_metric_is_logged_twice_for_a_step_across_restarts(tracking_uri):
     assert [point.value for point in history][7:9] == [1 / 8, 2.0]
 
 
-def test_many_metrics_are_sent_without_waiting_for_the_end(tracking_uri):
+def test_many_metrics_are_sent_without_waiting_for_the_end(tracking_uri: str) -> None:
     info = start(tracking_uri)
     with RunLogger(info, flush_every_s=3600) as log:
         for step in range(1001):
@@ -113,7 +119,9 @@ def test_many_metrics_are_sent_without_waiting_for_the_end(tracking_uri):
         assert len(steps(info, "loss")) == 1001
 
 
-def test_metrics_survive_a_store_that_refuses_them_for_a_while(tracking_uri, caplog):
+def test_metrics_survive_a_store_that_refuses_them_for_a_while(
+    tracking_uri: str, caplog: pytest.LogCaptureFixture
+) -> None:
     info, client = start(tracking_uri), MlflowClient(tracking_uri)
     with RunLogger(info, flush_every_s=0) as log:
         client.delete_run(info.run_id)
@@ -124,14 +132,14 @@ def test_metrics_survive_a_store_that_refuses_them_for_a_while(tracking_uri, cap
     assert steps(info, "loss") == [0, 1]
 
 
-def test_what_can_not_be_sent_at_the_end_is_an_error(tracking_uri):
+def test_what_can_not_be_sent_at_the_end_is_an_error(tracking_uri: str) -> None:
     info, client = start(tracking_uri), MlflowClient(tracking_uri)
     with pytest.raises(RegistryError, match="metrics can't be logged"), RunLogger(info) as log:
         log.metrics({"loss": 1.0}, step=0)
         client.delete_run(info.run_id)
 
 
-def test_system_metrics_are_sampled_resumed_and_stopped(tracking_uri):
+def test_system_metrics_are_sampled_resumed_and_stopped(tracking_uri: str) -> None:
     info, name = start(tracking_uri), "system/cpu_utilization_percentage"
     for _ in range(2):
         with RunLogger(info, sample_every_s=0.05):
@@ -142,7 +150,7 @@ def test_system_metrics_are_sampled_resumed_and_stopped(tracking_uri):
     assert len(set(logged)) == len(logged)
 
 
-def test_artifacts_lie_in_their_folder(tracking_uri, tmp_path):
+def test_artifacts_lie_in_their_folder(tracking_uri: str, tmp_path: Path) -> None:
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "a.txt").write_text("a")
     info = start(tracking_uri)
@@ -156,7 +164,7 @@ def test_artifacts_lie_in_their_folder(tracking_uri, tmp_path):
     assert [entry.path for entry in client.list_artifacts(info.run_id, "evaluation")] == ["evaluation/a.txt"]
 
 
-def test_artifacts_may_be_kept_elsewhere(tracking_uri, tmp_path, monkeypatch):
+def test_artifacts_may_be_kept_elsewhere(tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", str(tmp_path / "elsewhere"))
     info = start(tracking_uri)
     with RunLogger(info) as log:
@@ -164,14 +172,14 @@ def test_artifacts_may_be_kept_elsewhere(tracking_uri, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "elsewhere").rglob("*.py")] == [Path(__file__).name]
 
 
-def test_a_deleted_experiment_is_named(tracking_uri):
+def test_a_deleted_experiment_is_named(tracking_uri: str) -> None:
     info, client = start(tracking_uri), MlflowClient(tracking_uri)
     client.delete_experiment(client.get_run(info.run_id).info.experiment_id)
     with pytest.raises(RegistryError, match="'distill' was deleted"):
         start(tracking_uri)
 
 
-def test_an_unknown_run_is_a_registry_error(tracking_uri):
+def test_an_unknown_run_is_a_registry_error(tracking_uri: str) -> None:
     gone = RunInfo(run_id="0" * 32, experiment="distill", tracking_uri=tracking_uri)
     with pytest.raises(RegistryError, match="0000"):
         finish(gone)
@@ -180,7 +188,7 @@ def test_an_unknown_run_is_a_registry_error(tracking_uri):
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_the_commit_is_known_only_for_tracked_sources(tmp_path):
+def test_the_commit_is_known_only_for_tracked_sources(tmp_path: Path) -> Any:
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c", *arguments]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
@@ -198,7 +206,7 @@ def test_the_commit_is_known_only_for_tracked_sources(tmp_path):
     assert source_tags(tmp_path / "site-packages") == {}
 
 
-def test_the_default_is_an_absolute_file_of_the_current_folder(tmp_path, monkeypatch):
+def test_the_default_is_an_absolute_file_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     assert default_tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
@@ -235,7 +243,7 @@ def test_the_default_is_an_absolute_file_of_the_current_folder(tmp_path, monkeyp
         ("http://user:sec secret@127.0.0.1:{port}", "the tracking URI holds white space; write a space as %20"),
     ],
 )
-def test_a_uri_that_can_not_work_is_refused_quickly_in_one_line(uri, message, tmp_path):
+def test_a_uri_that_can_not_work_is_refused_quickly_in_one_line(uri: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "text.db").write_text("this is text, and longer than a header")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -248,7 +256,7 @@ def test_a_uri_that_can_not_work_is_refused_quickly_in_one_line(uri, message, tm
     assert "secret" not in str(caught.value)
 
 
-def test_a_damaged_database_is_one_line(tmp_path, capfd):
+def test_a_damaged_database_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with sqlite3.connect(tmp_path / "other.db") as other:
         other.execute("create table experiments (a int)")
     with pytest.raises(RegistryError, match="can't be used") as caught:
@@ -258,7 +266,7 @@ def test_a_damaged_database_is_one_line(tmp_path, capfd):
 
 
 @pytest.mark.slow
-def test_two_processes_may_create_the_same_database_quietly(tmp_path):
+def test_two_processes_may_create_the_same_database_quietly(tmp_path: Path) -> None:
     code = f"from x2i_platform.registry.connection import connect; connect('sqlite:///{tmp_path}/new/mlflow.db')"
     racers = [subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) for _ in range(2)]
     messages = [racer.communicate(timeout=120)[1] for racer in racers]

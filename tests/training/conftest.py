@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from pipelines import RECIPES
+from tests.features.made_rows import committed
 from tests.random_models import CAPTIONS, RANDOM
 from x2i_platform import fingerprint, recipes
 from x2i_platform.config import Recipe
 from x2i_platform.features.codec import encode_raw
-from x2i_platform.features.reader import ShardReader
+from x2i_platform.features.reader import Sample, ShardReader
 from x2i_platform.features.schema import FEATURE_TABLES, MLLM, SAMPLES, TARGETS
 from x2i_platform.features.store import FeatureStore, Manifest
 from x2i_platform.features.writer import open_shard, tensor_columns
@@ -70,7 +71,7 @@ class World:
             pooled_dim=teacher.pooled_dim,
         )
 
-    def samples(self, count: int) -> list:
+    def samples(self, count: int) -> list[Sample]:
         dataset = FeatureDataset(self.url, self.manifest)
         return [dataset[place] for place in self.places[0][:count]]
 
@@ -120,9 +121,9 @@ def poisoned(sampled: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[
     shutil.copytree(sampled.url, folder)
     world = World(sampled.recipe, str(folder))
     place, everything = world.places[0][-1], [place for side in world.places for place in side]
-    committed = world.store.commit_of(MLLM, place.shard)
-    reader = ShardReader(world.store, mllm=committed, targets=world.store.commit_of(TARGETS, place.shard))
-    (folder / committed.record).unlink()
+    commit = committed(world.store, MLLM, place.shard)
+    reader = ShardReader(world.store, mllm=commit, targets=committed(world.store, TARGETS, place.shard))
+    (folder / commit.record).unlink()
     with open_shard(world.store, table=MLLM, shard=place.shard) as writer:
         for other in sorted(other for other in everything if other.shard == place.shard):
             states_CSH = reader.sample(other.sample_id).states_CSH

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice, pairwise, product
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from tests.training.conftest import World
 from x2i_platform.config import TrainConfig
 from x2i_platform.errors import StoreError, TrainingError
 from x2i_platform.features.store import FeatureStore
@@ -67,7 +69,7 @@ def test_a_batch_that_cant_be_shared_out_is_refused() -> None:
         StepSampler(PLACES, config=config, steps=range(1), world=2)
 
 
-def test_split_keeps_a_caption_on_its_side(sampled) -> None:
+def test_split_keeps_a_caption_on_its_side(sampled: World) -> None:
     manifest = sampled.manifest
     train, held_out = split(sampled.store, manifest, validation_share=0.2)
     assert train
@@ -85,7 +87,7 @@ def test_split_keeps_a_caption_on_its_side(sampled) -> None:
     assert not nothing
 
 
-def test_split_leaves_out_what_a_table_could_not_hold(sampled) -> None:
+def test_split_leaves_out_what_a_table_could_not_hold(sampled: World) -> None:
     lost = sampled.store.manifest().quarantined()
     train, held_out = sampled.places
     assert len(lost) == 1
@@ -95,7 +97,7 @@ def test_split_leaves_out_what_a_table_could_not_hold(sampled) -> None:
     assert all(dataset[place].sample_id == place.sample_id for place in (*train, *held_out))
 
 
-def test_nothing_to_train_on_is_refused(sampled, tmp_path) -> None:
+def test_nothing_to_train_on_is_refused(sampled: World, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"validation_share = 1 holds out all 28 samples .* lower it"):
         split(sampled.store, sampled.manifest, validation_share=1.0)
     empty = FeatureStore.create(str(tmp_path), fingerprint=sampled.store.fingerprint)
@@ -103,7 +105,7 @@ def test_nothing_to_train_on_is_refused(sampled, tmp_path) -> None:
         split(empty, empty.manifest(), validation_share=0.1)
 
 
-def test_a_shard_that_went_away_is_named(make_world) -> None:
+def test_a_shard_that_went_away_is_named(make_world: Callable[..., World]) -> None:
     world = make_world()
     place, manifest = world.places[0][0], world.manifest
     file = Path(world.store.files.path(manifest.of("targets")[place.shard].file))
@@ -113,7 +115,7 @@ def test_a_shard_that_went_away_is_named(make_world) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_loader_gives_what_the_store_holds(sampled, num_workers) -> None:
+def test_loader_gives_what_the_store_holds(sampled: World, num_workers: int) -> None:
     train = sampled.places[0]
     config = sampled.recipe.train
     loader = DataLoader(
@@ -147,7 +149,7 @@ def test_loader_gives_what_the_store_holds(sampled, num_workers) -> None:
     }
 
 
-def test_a_batch_moves_whole(sampled) -> None:
+def test_a_batch_moves_whole(sampled: World) -> None:
     batch = Collate("none", text_tokens=48)(sampled.samples(2)).to("meta")
     tensors = [batch.states_BCSH, batch.mask_BS, batch.text_idx_BT, batch.image_idx_BT, *batch.targets_BTD.values()]
     assert {tensor.device.type for tensor in tensors} == {"meta"}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.training.conftest import World
 from tests.training.recorder import LONG, KilledError, Recorder, assert_equal_states, tensors_of
 from x2i_platform.config import TrainConfig
 from x2i_platform.errors import TrainingError
@@ -20,12 +23,12 @@ from x2i_platform.training.validation import shared_out
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(sampled, tmp_path_factory) -> Recorder:
+def uninterrupted(sampled: World, tmp_path_factory: pytest.TempPathFactory) -> Recorder:
     torch.set_num_threads(1)
     return Recorder(tmp_path_factory.mktemp("uninterrupted")).run(sampled.trainer(*LONG))
 
 
-def test_training_brings_the_student_closer(sampled, tmp_path) -> None:
+def test_training_brings_the_student_closer(sampled: World, tmp_path: Path) -> None:
     overrides = ("train.steps=40", "train.warmup_steps=5", "run.train.log_every=5", "run.train.checkpoint_every=20")
     recorder = Recorder(tmp_path).run(sampled.trainer(*overrides))
     losses = [metrics["kl_per_token"] for _, metrics in recorder.logged if "loss" in metrics]
@@ -34,7 +37,7 @@ def test_training_brings_the_student_closer(sampled, tmp_path) -> None:
     assert validation[-1] < validation[1] < 0.8 * validation[0]
 
 
-def test_metrics_come_at_fixed_steps(uninterrupted) -> None:
+def test_metrics_come_at_fixed_steps(uninterrupted: Recorder) -> None:
     trained = [step for step, metrics in uninterrupted.logged if "loss" in metrics]
     validated = [step for step, metrics in uninterrupted.logged if "validation_kl_per_token" in metrics]
     assert trained == [3, 4, 6, 8, 9, 11]  # every third, and before each checkpoint
@@ -49,7 +52,9 @@ def test_metrics_come_at_fixed_steps(uninterrupted) -> None:
 
 
 @pytest.mark.parametrize("killed_at", [4, 8])
-def test_a_resumed_training_is_the_uninterrupted_one(sampled, uninterrupted, tmp_path, killed_at) -> None:
+def test_a_resumed_training_is_the_uninterrupted_one(
+    sampled: World, uninterrupted: Recorder, tmp_path: Path, killed_at: int
+) -> None:
     first = Recorder(tmp_path / "first", die_after=killed_at)
     with pytest.raises(KilledError):
         first.run(sampled.trainer(*LONG))
@@ -60,7 +65,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(sampled, uninterrupted, tmp
     assert_equal_states(second.states[11], uninterrupted.states[11])
 
 
-def test_the_average_follows_the_weights(sampled, uninterrupted, tmp_path) -> None:
+def test_the_average_follows_the_weights(sampled: World, uninterrupted: Recorder, tmp_path: Path) -> None:
     every_step = Recorder(tmp_path).run(sampled.trainer(*LONG, "run.train.checkpoint_every=1"))
     weights = [every_step.states[step].optimizer.weights["mlp.fc.1.bias"] for step in range(1, 12)]
     average = weights[0]
@@ -68,10 +73,10 @@ def test_the_average_follows_the_weights(sampled, uninterrupted, tmp_path) -> No
         average = 0.9 * average + 0.1 * later
     torch.testing.assert_close(uninterrupted.states[11].ema["mlp.fc.1.bias"], average)
     saved = load_alignnet(uninterrupted.path(11))
-    assert torch.equal(saved.mlp.fc[1].bias, uninterrupted.states[11].ema["mlp.fc.1.bias"])
+    assert torch.equal(saved.get_parameter("mlp.fc.1.bias"), uninterrupted.states[11].ema["mlp.fc.1.bias"])
 
 
-def test_what_ships_is_what_is_validated(sampled, uninterrupted, tmp_path) -> None:
+def test_what_ships_is_what_is_validated(sampled: World, uninterrupted: Recorder, tmp_path: Path) -> None:
     state = uninterrupted.states[11]
     for metric, weights in (
         ("validation_kl_per_token", state.ema),
@@ -89,7 +94,7 @@ def test_what_ships_is_what_is_validated(sampled, uninterrupted, tmp_path) -> No
     )
 
 
-def test_accumulation_is_a_larger_batch(sampled, tmp_path) -> None:
+def test_accumulation_is_a_larger_batch(sampled: World, tmp_path: Path) -> None:
     plain = Recorder(tmp_path / "plain").run(sampled.trainer())
     accumulated = Recorder(tmp_path / "accumulated").run(sampled.trainer("train.accumulation=4"))
     for (step, one), (same_step, other) in zip(plain.logged, accumulated.logged, strict=True):
@@ -97,7 +102,7 @@ def test_accumulation_is_a_larger_batch(sampled, tmp_path) -> None:
         assert other == pytest.approx(one, rel=1e-4)
 
 
-def test_a_finished_training_does_nothing_more(sampled, uninterrupted, tmp_path) -> None:
+def test_a_finished_training_does_nothing_more(sampled: World, uninterrupted: Recorder, tmp_path: Path) -> None:
     trainer = sampled.trainer(*LONG)
     trainer.restore(checkpoint.load(uninterrupted.path(11)))
     recorder = Recorder(tmp_path).run(trainer)
@@ -105,13 +110,13 @@ def test_a_finished_training_does_nothing_more(sampled, uninterrupted, tmp_path)
     assert not recorder.states
 
 
-def test_nothing_held_out_is_no_hindrance(sampled, tmp_path) -> None:
+def test_nothing_held_out_is_no_hindrance(sampled: World, tmp_path: Path) -> None:
     recorder = Recorder(tmp_path).run(sampled.trainer("train.validation_share=0", "train.steps=2"))
     assert [metrics for step, metrics in recorder.logged if step == 0] == [{}]
     assert list(recorder.states) == [2]
 
 
-def test_a_damaged_sample_is_named_before_it_does_harm(poisoned, tmp_path) -> None:
+def test_a_damaged_sample_is_named_before_it_does_harm(poisoned: tuple[World, str], tmp_path: Path) -> None:
     world, sample = poisoned
     trainer = world.trainer("run.train.log_every=1", "run.train.checkpoint_every=1")
     recorder = Recorder(tmp_path)
@@ -125,12 +130,12 @@ def test_a_damaged_sample_is_named_before_it_does_harm(poisoned, tmp_path) -> No
     assert all(torch.isfinite(tensor).all() for tensor in tensors_of(recorder.states[last]).values())
 
 
-def test_a_gradient_that_is_not_finite_updates_nothing(sampled, tmp_path) -> None:
+def test_a_gradient_that_is_not_finite_updates_nothing(sampled: World, tmp_path: Path) -> None:
     trainer = sampled.trainer("run.train.log_every=1", "run.train.checkpoint_every=1", "train.ema=0.5")
     recorder = Recorder(tmp_path, die_after=2)
     with pytest.raises(KilledError):
         recorder.run(trainer)
-    trainer.alignnet.mlp.fc[1].bias.register_hook(lambda gradient: gradient * float("inf"))
+    trainer.alignnet.get_parameter("mlp.fc.1.bias").register_hook(lambda gradient: gradient * float("inf"))
     with pytest.raises(TrainingError, match=r"step 3: gradient norm is (inf|nan); nothing was updated"):
         recorder.run(trainer)
     assert_equal_states(TrainingState(trainer.strategy.state(), trainer.average.weights), recorder.states[2])
@@ -148,14 +153,14 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
 
 
 @pytest.mark.parametrize(("count", "world"), [(0, 2), (1, 3), (5, 1), (5, 2), (6, 4)])
-def test_workers_validate_equally_often_and_count_each_place_once(count, world) -> None:
+def test_workers_validate_equally_often_and_count_each_place_once(count: int, world: int) -> None:
     places = [Place(0, str(i)) for i in range(count)]
     shares = [shared_out(places, rank=rank, world=world) for rank in range(world)]
     assert len({len(mine) for mine, _ in shares}) == 1
     assert sorted(place for mine, counted in shares for place in mine[:counted]) == places
 
 
-def test_a_checkpoint_holds_the_state_and_a_model_folder(sampled, uninterrupted) -> None:
+def test_a_checkpoint_holds_the_state_and_a_model_folder(sampled: World, uninterrupted: Recorder) -> None:
     folder = uninterrupted.path(8)
     assert_equal_states(checkpoint.load(folder), uninterrupted.states[8])
     assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
@@ -170,7 +175,7 @@ def test_a_checkpoint_holds_the_state_and_a_model_folder(sampled, uninterrupted)
 @pytest.mark.parametrize(
     "damage", ["no file", "cut short", "no state", "empty state", "a moment missing", "another file"]
 )
-def test_a_damaged_checkpoint_is_refused(uninterrupted, sampled, tmp_path, damage) -> None:
+def test_a_damaged_checkpoint_is_refused(uninterrupted: Recorder, sampled: World, tmp_path: Path, damage: Any) -> None:
     folder = tmp_path / "checkpoint"
     trainer = sampled.trainer(*LONG)
     checkpoint.save(folder, uninterrupted.states[4], alignnet=trainer.alignnet, recipe=trainer.recipe)

@@ -1,6 +1,7 @@
 """The fused loss against float64 maths written here from the formula, by autograd and by finite differences."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,12 +10,19 @@ from torch.nn import functional as F
 
 from x2i_platform.errors import TrainingError
 from x2i_platform.training import losses
-from x2i_platform.training.losses import attention_kl, require_finite
+from x2i_platform.training.losses import Direction, attention_kl, require_finite
 
-DIRECTIONS = ("student_teacher", "teacher_student")
+DIRECTIONS: tuple[Direction, ...] = ("student_teacher", "teacher_student")
 
 
-def reference_kl(students, targets, *, weights=None, temperature=3.0, direction="student_teacher") -> Tensor:
+def reference_kl(
+    students: Any,
+    targets: Any,
+    *,
+    weights: Any = None,
+    temperature: float = 3.0,
+    direction: Direction = "student_teacher",
+) -> Tensor:
     """The released formula, term by term, in float64, differentiated by autograd."""
     total = torch.zeros((), dtype=torch.float64)
     for index, (student, target) in enumerate(zip(students, targets, strict=True)):
@@ -36,12 +44,14 @@ def reference_kl(students, targets, *, weights=None, temperature=3.0, direction=
     return total
 
 
-def reference_gradients(students, targets, **options) -> list[Tensor]:
+def reference_gradients(students: Any, targets: Any, **options: Any) -> list[Tensor]:
     leaves = [student.detach().double().requires_grad_() for student in students]
     return list(torch.autograd.grad(reference_kl(leaves, targets, **options), leaves))
 
 
-def make_taps(shapes, *, correlation=0.9, dtype=torch.float32, seed=0) -> tuple[list[Tensor], list[Tensor]]:
+def make_taps(
+    shapes: Any, *, correlation: float = 0.9, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> tuple[list[Tensor], list[Tensor]]:
     """Student and teacher features of a given correlation, with channel offsets and token scales of their own."""
     generator = torch.Generator().manual_seed(seed)
     students, targets = [], []
@@ -64,7 +74,9 @@ MIXED = [(2, 24, 96), (2, 7, 96), (2, 31, 96)]
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("correlation", [0.0, 0.9, 0.999])
-def test_value_and_gradient_match_float64(direction, dtype, tolerance, correlation) -> None:
+def test_value_and_gradient_match_float64(
+    direction: Direction, dtype: torch.dtype, tolerance: float, correlation: float
+) -> None:
     students, targets = make_taps(MIXED, correlation=correlation, dtype=dtype)
     loss = attention_kl(students, targets, temperature=2.0, direction=direction)
     gradients = torch.autograd.grad(loss, students)
@@ -91,7 +103,7 @@ def test_is_the_released_formula() -> None:
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_gradcheck(direction) -> None:
+def test_gradcheck(direction: Direction) -> None:
     students, targets = make_taps([(2, 3, 5), (2, 1, 4)], correlation=0.5, dtype=torch.float64)
     weights = [torch.tensor([0.5, 2.0, 0.0], dtype=torch.float64), None]
 
@@ -102,7 +114,7 @@ def test_gradcheck(direction) -> None:
 
 
 @pytest.mark.parametrize("shape", [(24,), (2, 24), (1, 24)])
-def test_weights_multiply_tokens(shape) -> None:
+def test_weights_multiply_tokens(shape: tuple[int, ...]) -> None:
     students, targets = make_taps(MIXED[:2], dtype=torch.float64)
     weights = [torch.rand(shape, dtype=torch.float64), None]
     loss = attention_kl(students, targets, weights=weights)
@@ -125,7 +137,7 @@ def test_weighted_sample_of_tokens_is_unbiased() -> None:
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("level", [0.0, 3.14, -1e4])
-def test_constant_tokens_have_finite_gradients(direction, dtype, level) -> None:
+def test_constant_tokens_have_finite_gradients(direction: Direction, dtype: torch.dtype, level: float) -> None:
     students, targets = make_taps([(1, 4, 48)], dtype=dtype)
     student, target = students[0].detach().clone(), targets[0].clone()
     student[0, 0] = level
@@ -135,6 +147,7 @@ def test_constant_tokens_have_finite_gradients(direction, dtype, level) -> None:
     loss = attention_kl([student], [target], direction=direction)
     loss.backward()
     assert torch.isfinite(loss)
+    assert student.grad is not None
     assert torch.isfinite(student.grad).all()
     assert student.grad[0, 2].abs().max() < 1e-2  # both constant: equal distributions, nothing to learn
 
@@ -151,7 +164,7 @@ def test_bfloat16_inputs_get_float32_maths() -> None:
     assert F.cosine_similarity(gradient.double().flatten(), wanted.flatten(), dim=0) > 0.99999
 
 
-def test_chunks_do_not_change_the_result(monkeypatch) -> None:
+def test_chunks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     students, targets = make_taps(MIXED, dtype=torch.float64)
     whole = torch.autograd.grad(attention_kl(students, targets), students)
     monkeypatch.setitem(losses.CHUNK_ELEMENTS, "cpu", 5 * 96)  # 5 tokens: cuts across samples, leaves a remainder
@@ -171,13 +184,18 @@ def test_gradient_scales_with_what_follows() -> None:
         assert torch.equal(other, third)
 
 
-def test_only_what_needs_a_gradient_gets_one(monkeypatch) -> None:
+def test_only_what_needs_a_gradient_gets_one(monkeypatch: pytest.MonkeyPatch) -> None:
     students, targets = make_taps(MIXED)
     students[1].requires_grad_(False)
     targets[0].requires_grad_()
-    calls = []
+    calls: list[Any] = []
     through = losses._through_zscore
-    monkeypatch.setattr(losses, "_through_zscore", lambda *args, **kw: calls.append(1) or through(*args, **kw))
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append(args)
+        return through(*args, **options)
+
+    monkeypatch.setattr(losses, "_through_zscore", counted)
     attention_kl(students, targets).backward()
     assert len(calls) == 2
     assert students[1].grad is None
@@ -222,6 +240,6 @@ def test_non_finite_features_reach_the_loss_and_are_refused() -> None:
     ("student_shapes", "target_shapes"),
     [([], []), ([(2, 3, 4)], []), ([(2, 3, 4)], [(2, 4, 4)]), ([(2, 3, 4), (1, 3, 4)], [(2, 3, 4), (1, 3, 4)])],
 )
-def test_mismatched_taps_are_refused(student_shapes, target_shapes) -> None:
+def test_mismatched_taps_are_refused(student_shapes: Any, target_shapes: Any) -> None:
     with pytest.raises(TrainingError, match=r"tap|targets"):
         attention_kl([torch.zeros(s) for s in student_shapes], [torch.zeros(s) for s in target_shapes])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from x2i_platform.config import AlignNetConfig, Recipe, TargetsConfig
+from tests.training.conftest import World
+from x2i_platform.config import AlignNetConfig, Padding, Recipe, TargetsConfig
 from x2i_platform.features.reader import read_samples
 from x2i_platform.features.schema import SAMPLES
 from x2i_platform.models.alignnet import AlignNet
@@ -20,14 +22,14 @@ from x2i_platform.models.text_encoders import TextEncoders
 from x2i_platform.precompute.draws import draw_tokens
 from x2i_platform.recipes import override
 from x2i_platform.training.data import Batch, Collate
-from x2i_platform.training.losses import attention_kl
+from x2i_platform.training.losses import Direction, attention_kl
 from x2i_platform.training.step import distill_step
 
 SEEDS = 120
 
 
 @pytest.fixture(scope="module")
-def shared_teacher(whole) -> Teacher:
+def shared_teacher(whole: World) -> Teacher:
     return Teacher.load(whole.recipe.teacher)
 
 
@@ -38,15 +40,17 @@ def teacher(shared_teacher: Teacher) -> Teacher:
 
 
 @pytest.fixture
-def alignnet(whole) -> AlignNet:
+def alignnet(whole: World) -> AlignNet:
     return AlignNet(AlignNetConfig(), dims=whole.dims)
 
 
-def make_batch(world, *, count: int = 3, padding: str = "zero") -> Batch:
+def make_batch(world: World, *, count: int = 3, padding: Padding = "zero") -> Batch:
     return Collate(padding, text_tokens=48)(world.samples(count))
 
 
-def outputs(teacher: Teacher, prompt_embeds_BTE: Tensor, pooled_BP: Tensor, seeds: Sequence[int]) -> dict[str, Tensor]:
+def outputs(
+    teacher: Teacher, prompt_embeds_BTE: Tensor, pooled_BP: Tensor, *, seeds: Sequence[int]
+) -> dict[str, Tensor]:
     with attention_taps(teacher.dit, teacher.tap_names) as taken:
         teacher.forward(
             prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=teacher.noise(seeds), sigma_B=teacher.sigmas(seeds)
@@ -54,7 +58,13 @@ def outputs(teacher: Teacher, prompt_embeds_BTE: Tensor, pooled_BP: Tensor, seed
     return dict(taken)
 
 
-def conditioning_of(world, batch: Batch) -> Conditioning:
+def gradient_of(alignnet: AlignNet) -> Tensor:
+    gradient = alignnet.get_parameter("mlp.projector.0.weight").grad
+    assert gradient is not None
+    return gradient
+
+
+def conditioning_of(world: World, batch: Batch) -> Conditioning:
     """The captions themselves through T5 and CLIP."""
     rows = [row for commit in world.store.manifest().of(SAMPLES).values() for row in read_samples(world.store, commit)]
     captions = {row["sample_id"]: row["caption"] for row in rows}
@@ -63,9 +73,9 @@ def conditioning_of(world, batch: Batch) -> Conditioning:
     return Conditioning(conditioning.prompt_embeds_BTE, conditioning.pooled_BP)
 
 
-def teacher_outputs(world, teacher: Teacher, batch: Batch) -> dict[str, Tensor]:
+def teacher_outputs(world: World, teacher: Teacher, batch: Batch) -> dict[str, Tensor]:
     """The first of two passes."""
-    return outputs(teacher, *conditioning_of(world, batch), batch.seeds)
+    return outputs(teacher, *conditioning_of(world, batch), seeds=batch.seeds)
 
 
 def zscore(tensor: Tensor) -> Tensor:
@@ -74,12 +84,14 @@ def zscore(tensor: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("direction", ["student_teacher", "teacher_student"])
 @torch.no_grad()
-def test_all_tokens_give_the_loss_of_two_passes(whole, teacher, alignnet, direction) -> None:
+def test_all_tokens_give_the_loss_of_two_passes(
+    whole: World, teacher: Teacher, alignnet: AlignNet, direction: Direction
+) -> None:
     batch = make_batch(whole)
     config = whole.recipe.train.model_copy(update={"direction": direction, "temperature": 2.0})
     result = distill_step(alignnet, teacher=teacher, batch=batch, config=config)
     wanted = teacher_outputs(whole, teacher, batch)
-    students = outputs(teacher, *alignnet(batch.states_BCSH, mask_BS=batch.mask_BS), batch.seeds)
+    students = outputs(teacher, *alignnet(batch.states_BCSH, mask_BS=batch.mask_BS), seeds=batch.seeds)
 
     def direct(targets: dict[str, Tensor]) -> float:
         taps = [students[tap] for tap in targets]
@@ -94,7 +106,7 @@ def test_all_tokens_give_the_loss_of_two_passes(whole, teacher, alignnet, direct
 
 @pytest.mark.parametrize("canvas", ["noise", "estimate"])
 @torch.no_grad()
-def test_what_the_teacher_gave_has_no_loss_at_any_noise_level(make_world, canvas) -> None:
+def test_what_the_teacher_gave_has_no_loss_at_any_noise_level(make_world: Callable[..., World], canvas: str) -> None:
     settings = ("teacher.sigma=[1.0, 0.5]", f"teacher.canvas={canvas}", "targets.codec=bf16")
     world = make_world(*settings)
     teacher, batch = Teacher.load(world.recipe.teacher), make_batch(world, count=6)
@@ -125,7 +137,9 @@ def keep(batch: Batch, *, seed: int, image_tokens: int, text_tokens: int) -> Bat
 
 
 @torch.no_grad()
-def test_sampled_tokens_estimate_the_loss_of_all_without_bias(whole, teacher, alignnet) -> None:
+def test_sampled_tokens_estimate_the_loss_of_all_without_bias(
+    whole: World, teacher: Teacher, alignnet: AlignNet
+) -> None:
     batch, config = make_batch(whole, count=2), whole.recipe.train
     all_tokens = distill_step(alignnet, teacher=teacher, batch=batch, config=config)
     results = [
@@ -141,17 +155,18 @@ def test_sampled_tokens_estimate_the_loss_of_all_without_bias(whole, teacher, al
     assert {result.num_tokens for result in results} == {all_tokens.num_tokens}
 
 
-def test_gradient_reaches_alignnet_alone(sampled, teacher, alignnet) -> None:
+def test_gradient_reaches_alignnet_alone(sampled: World, teacher: Teacher, alignnet: AlignNet) -> None:
     result = distill_step(alignnet, teacher=teacher, batch=make_batch(sampled), config=sampled.recipe.train)
     result.loss.backward()
     for name, parameter in alignnet.named_parameters():
+        assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         # What the convolution's bias adds to a whole token, the LayerNorm behind it takes away.
         assert parameter.grad.abs().max() > 0 or name == "conv.bias", name
     assert all(parameter.grad is None for parameter in teacher.dit.parameters())
 
 
-def test_gradient_checkpointing_changes_no_gradient(sampled, teacher) -> None:
+def test_gradient_checkpointing_changes_no_gradient(sampled: World, teacher: Teacher) -> None:
     batch, gradients = make_batch(sampled), []
     for checkpointing in (False, True):
         alignnet = AlignNet(AlignNetConfig(), dims=sampled.dims)
@@ -165,7 +180,9 @@ def test_gradient_checkpointing_changes_no_gradient(sampled, teacher) -> None:
 
 
 @pytest.mark.parametrize("padding", ["zero", "none", "reference"])
-def test_every_padding_trains(sampled, build_a_world, teacher, padding) -> None:
+def test_every_padding_trains(
+    sampled: World, build_a_world: Callable[..., World], teacher: Teacher, padding: Padding
+) -> None:
     kept = ("targets.image_tokens=7", "targets.text_tokens=11")
     world = build_a_world("alignnet.padding=reference", *kept) if padding == "reference" else sampled
     batch = make_batch(world, padding=padding)
@@ -173,16 +190,16 @@ def test_every_padding_trains(sampled, build_a_world, teacher, padding) -> None:
     result = distill_step(alignnet, teacher=teacher, batch=batch, config=world.recipe.train)
     result.loss.backward()
     assert torch.isfinite(result.loss)
-    assert alignnet.mlp.projector[0].weight.grad.norm() > 0
+    assert gradient_of(alignnet).norm() > 0
     assert (batch.states_BCSH.shape[2] == 48) == (padding != "none")
 
 
 @torch.no_grad()
-def test_without_padding_only_tokens_the_student_has_count(whole, teacher) -> None:
+def test_without_padding_only_tokens_the_student_has_count(whole: World, teacher: Teacher) -> None:
     batch = make_batch(whole, count=1, padding="none")
     alignnet = AlignNet(AlignNetConfig(padding="none"), dims=whole.dims)
     result = distill_step(alignnet, teacher=teacher, batch=batch, config=whole.recipe.train)
-    students = outputs(teacher, *alignnet(batch.states_BCSH, mask_BS=batch.mask_BS), batch.seeds)
+    students = outputs(teacher, *alignnet(batch.states_BCSH, mask_BS=batch.mask_BS), seeds=batch.seeds)
     num_text = batch.states_BCSH.shape[2]
     targets = {}
     for tap, values_BTD in batch.targets_BTD.items():
@@ -195,10 +212,10 @@ def test_without_padding_only_tokens_the_student_has_count(whole, teacher) -> No
 
 
 @pytest.mark.parametrize("taps", [["double.0.image"], ["double.1.text", "single.2"]])
-def test_a_choice_of_taps_is_enough(sampled, teacher, alignnet, taps) -> None:
+def test_a_choice_of_taps_is_enough(sampled: World, teacher: Teacher, alignnet: AlignNet, taps: Any) -> None:
     batch = make_batch(sampled)
     batch = replace(batch, targets_BTD={tap: batch.targets_BTD[tap] for tap in taps})
     result = distill_step(alignnet, teacher=teacher, batch=batch, config=sampled.recipe.train)
     result.loss.backward()
     assert result.num_tokens == {"double.0.image": 16, "double.1.text": 48 + 64}[taps[0]]
-    assert alignnet.mlp.projector[0].weight.grad.norm() > 0
+    assert gradient_of(alignnet).norm() > 0

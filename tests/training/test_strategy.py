@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.spawn import start_processes
 
+from tests.training.conftest import World
 from x2i_platform.config import AlignNetConfig, Recipe, TrainConfig
 from x2i_platform.errors import TrainingError
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims
@@ -63,11 +65,14 @@ def build_alignnet(seed: int = 0) -> AlignNet:
 @functools.cache
 def make_batches() -> list[tuple[Tensor, Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(1)
-    shapes = ((8, 3, 5, 9), (8, 5, 320), (8, 5))
-    return [tuple(torch.randn(shape, generator=generator) for shape in shapes) for _ in range(STEPS + 1)]
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return [(draw(8, 3, 5, 9), draw(8, 5, 320), draw(8, 5)) for _ in range(STEPS + 1)]
 
 
-def loss_of(student, states_BCSH: Tensor, prompt_embeds_BTE: Tensor, pooled_BP: Tensor) -> Tensor:
+def loss_of(student: Any, states_BCSH: Tensor, prompt_embeds_BTE: Tensor, pooled_BP: Tensor) -> Tensor:
     conditioning = student(states_BCSH, mask_BS=torch.ones(states_BCSH.shape[0], 5, dtype=torch.bool))
     errors = (conditioning.prompt_embeds_BTE - prompt_embeds_BTE, conditioning.pooled_BP - pooled_BP)
     return 300 * errors[0].square().mean() + 10 * errors[1].square().mean()
@@ -196,7 +201,7 @@ def work(rank: int, world: int, job: Job) -> None:
 
 
 @pytest.fixture(scope="module")
-def job(sampled, poisoned, tmp_path_factory: pytest.TempPathFactory) -> Job:
+def job(sampled: World, poisoned: tuple[World, str], tmp_path_factory: pytest.TempPathFactory) -> Job:
     overrides = {"strategy": "zero2", "workers": 2, "log_every": 1}
     run = sampled.recipe.run.model_copy(update={"train": sampled.recipe.run.train.model_copy(update=overrides)})
     recipe = sampled.recipe.model_copy(update={"run": run})
@@ -216,7 +221,7 @@ def finished(job: Job) -> Job:
         environment.setenv("DS_ACCELERATOR", "cpu")
         environment.setenv("OMP_NUM_THREADS", "1")
         for world in (2, 1):
-            torch.multiprocessing.start_processes(work, args=(world, job), nprocs=world, start_method="forkserver")
+            start_processes(work, args=(world, job), nprocs=world, start_method="forkserver")
     return job
 
 
@@ -237,13 +242,13 @@ def test_the_problem_is_clipped_and_moves() -> None:
 
 
 @pytest.mark.parametrize(("kind", "world"), product(KINDS, (1, 2)))
-def test_every_strategy_is_the_plain_loop(finished, kind, world) -> None:
+def test_every_strategy_is_the_plain_loop(finished: Job, kind: str, world: int) -> None:
     for rank in range(world):
         assert_is_the_plain_loop(finished.results(world, rank)[f"{kind} from scratch"], steps=range(STEPS))
 
 
 @pytest.mark.parametrize(("kind", "world"), product(KINDS, (1, 2)))
-def test_the_same_strategy_continues_bit_for_bit(finished, kind, world) -> None:
+def test_the_same_strategy_continues_bit_for_bit(finished: Job, kind: str, world: int) -> None:
     results = finished.results(world)
     continued, whole = results[f"{kind} same"], results[f"{kind} from scratch"]
     assert continued["kept"]
@@ -253,26 +258,26 @@ def test_the_same_strategy_continues_bit_for_bit(finished, kind, world) -> None:
 
 
 @pytest.mark.parametrize(("kind", "world"), product(KINDS, (1, 2)))
-def test_another_strategy_on_other_workers_continues(finished, kind, world) -> None:
+def test_another_strategy_on_other_workers_continues(finished: Job, kind: str, world: int) -> None:
     continued = finished.results(world)[f"{kind} other"]
     assert continued["kept"]
     assert_is_the_plain_loop(continued, steps=range(HALF, STEPS))
 
 
 @pytest.mark.parametrize(("kind", "world"), product(KINDS, (1, 2)))
-def test_a_gradient_that_is_not_finite_changes_nothing_on_any_worker(finished, kind, world) -> None:
+def test_a_gradient_that_is_not_finite_changes_nothing_on_any_worker(finished: Job, kind: str, world: int) -> None:
     for rank in range(world):
         result = finished.results(world, rank)[f"{kind} from scratch"]
         assert not torch.isfinite(torch.tensor(result["poisoned_norm"]))
         assert result["untouched"]
 
 
-def test_precision_reaches_alignnet_in_every_strategy(finished) -> None:
+def test_precision_reaches_alignnet_in_every_strategy(finished: Job) -> None:
     assert finished.results(1)["dtypes"] == ["torch.bfloat16"] * 3
 
 
 @pytest.mark.parametrize(("name", "overrides"), [("loop", ()), *((f"{kind} warm loop", WARM) for kind in WARM_KINDS)])
-def test_two_workers_log_what_one_logs(finished, sampled, name, overrides) -> None:
+def test_two_workers_log_what_one_logs(finished: Job, sampled: World, name: str, overrides: Any) -> None:
     logged = [finished.results(2, rank)[name]["logged"] for rank in range(2)]
     alone: list[tuple[int, dict[str, float]]] = []
     hooks = Hooks(log=lambda step, metrics: alone.append((step, metrics)), save=lambda *_: None)
@@ -285,7 +290,7 @@ def test_two_workers_log_what_one_logs(finished, sampled, name, overrides) -> No
             assert {key: metrics[key] for key in same} == pytest.approx(same, rel=1e-4)
 
 
-def test_workers_stop_together_at_a_damaged_sample(finished, poisoned) -> None:
+def test_workers_stop_together_at_a_damaged_sample(finished: Job, poisoned: tuple[World, str]) -> None:
     one, other = (finished.results(2, rank)["poisoned loop"] for rank in range(2))
     assert poisoned[1] in one["error"]
     assert "nothing was updated" in one["error"]

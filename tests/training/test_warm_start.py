@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.training.conftest import World
 from tests.training.recorder import LONG, KilledError, Recorder, assert_equal_states
 from x2i_platform.config import TrainConfig
 from x2i_platform.errors import StoreError, TrainingError
@@ -31,28 +33,28 @@ from x2i_platform.training.warm_start import (
 WARM = (*LONG, "train.warm_start_steps=7", "train.warm_start_lr=0.01")
 
 
-def text_rows(world) -> dict[str, TextRow]:
+def text_rows(world: World) -> dict[str, TextRow]:
     commits = world.store.manifest().of(TEXT).values()
     return {sample: row for commit in commits for sample, row in read_text(world.store, commit).items()}
 
 
-def make_batch(world, *, count: int = 4) -> TextBatch:
+def make_batch(world: World, *, count: int = 4) -> TextBatch:
     dataset = TextDataset(world.url, world.manifest)
     return TextCollate("zero", text_tokens=48)([dataset[place] for place in world.places[0][:count]])
 
 
-def says(prompt_embeds_BTE: torch.Tensor, pooled_BP: torch.Tensor):
+def says(prompt_embeds_BTE: torch.Tensor, pooled_BP: torch.Tensor) -> Any:
     """A student that puts these out."""
     return lambda *_, **__: Conditioning(prompt_embeds_BTE, pooled_BP)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(sampled, tmp_path_factory) -> Recorder:
+def uninterrupted(sampled: World, tmp_path_factory: pytest.TempPathFactory) -> Recorder:
     torch.set_num_threads(1)
     return Recorder(tmp_path_factory.mktemp("uninterrupted")).run(sampled.trainer(*WARM))
 
 
-def test_the_loss_is_each_squared_error_over_its_variance(sampled) -> None:
+def test_the_loss_is_each_squared_error_over_its_variance(sampled: World) -> None:
     batch, rows = make_batch(sampled), text_rows(sampled)
     alignnet = AlignNet(sampled.recipe.alignnet, dims=sampled.dims)
     spread = spread_of(rows[place.sample_id] for place in sampled.places[0])
@@ -68,7 +70,7 @@ def test_the_loss_is_each_squared_error_over_its_variance(sampled) -> None:
     assert result.sample_ids == batch.sample_ids
 
 
-def test_what_the_encoders_said_has_no_loss_and_their_means_one_each(sampled) -> None:
+def test_what_the_encoders_said_has_no_loss_and_their_means_one_each(sampled: World) -> None:
     batch = make_batch(sampled)
     embeds, pooled = batch.prompt_embeds_BTE, batch.pooled_BP
     spread = spread_of([TextRow(embeds, pooled)])
@@ -83,7 +85,7 @@ def test_what_the_encoders_said_has_no_loss_and_their_means_one_each(sampled) ->
     assert float(loss) == pytest.approx(1 / (embeds.shape[0] * embeds.shape[1]) / spread.prompt_embeds, rel=1e-4)
 
 
-def test_bfloat16_enters_the_loss_as_float32(sampled) -> None:
+def test_bfloat16_enters_the_loss_as_float32(sampled: World) -> None:
     batch, unit = make_batch(sampled), Spread(1.0, 1.0)
     halved = replace(batch, prompt_embeds_BTE=batch.prompt_embeds_BTE.bfloat16(), pooled_BP=batch.pooled_BP.bfloat16())
     student = says(batch.prompt_embeds_BTE.bfloat16() + 1, batch.pooled_BP.bfloat16())
@@ -93,7 +95,7 @@ def test_bfloat16_enters_the_loss_as_float32(sampled) -> None:
     assert float(loss) == pytest.approx(float(error), rel=1e-5)
 
 
-def test_its_loss_falls_and_distillation_begins_closer(sampled, tmp_path) -> None:
+def test_its_loss_falls_and_distillation_begins_closer(sampled: World, tmp_path: Path) -> None:
     steps = ("train.steps=1", "run.train.log_every=5", "run.train.checkpoint_every=60")
     recorder = Recorder(tmp_path / "warm").run(sampled.trainer(*steps, "train.warm_start_steps=60"))
     losses = list(recorder.series("warm_start/loss").values())
@@ -104,7 +106,7 @@ def test_its_loss_falls_and_distillation_begins_closer(sampled, tmp_path) -> Non
     assert recorder.series("validation_kl_per_token")[0] < 0.8 * cold
 
 
-def test_each_phase_logs_on_steps_of_its_own(uninterrupted) -> None:
+def test_each_phase_logs_on_steps_of_its_own(uninterrupted: Recorder) -> None:
     warm, after = uninterrupted.series("warm_start/loss"), uninterrupted.series("loss")
     assert list(warm) == [3, 4, 6, 7]
     assert list(after) == [3, 4, 6, 8, 9, 11]
@@ -120,7 +122,9 @@ def test_each_phase_logs_on_steps_of_its_own(uninterrupted) -> None:
 
 
 @pytest.mark.parametrize("killed_at", [4, 7, 11])
-def test_a_resumed_training_is_the_uninterrupted_one(sampled, uninterrupted, tmp_path, killed_at) -> None:
+def test_a_resumed_training_is_the_uninterrupted_one(
+    sampled: World, uninterrupted: Recorder, tmp_path: Path, killed_at: int
+) -> None:
     first = Recorder(tmp_path / "first", die_after=killed_at)
     with pytest.raises(KilledError):
         first.run(sampled.trainer(*WARM))
@@ -131,7 +135,7 @@ def test_a_resumed_training_is_the_uninterrupted_one(sampled, uninterrupted, tmp
     assert_equal_states(second.states[18], uninterrupted.states[18])
 
 
-def test_the_average_begins_with_distillation(sampled, uninterrupted, tmp_path) -> None:
+def test_the_average_begins_with_distillation(sampled: World, uninterrupted: Recorder, tmp_path: Path) -> None:
     assert not uninterrupted.states[4].ema
     assert not uninterrupted.states[7].ema
     every_step = Recorder(tmp_path).run(sampled.trainer(*WARM, "run.train.checkpoint_every=1"))
@@ -140,7 +144,7 @@ def test_the_average_begins_with_distillation(sampled, uninterrupted, tmp_path) 
     assert first.ema.keys() == first.optimizer.weights.keys()
 
 
-def test_it_reads_no_targets_and_distillation_no_text(sampled, tmp_path) -> None:
+def test_it_reads_no_targets_and_distillation_no_text(sampled: World, tmp_path: Path) -> None:
     def without(table: str) -> str:
         folder = tmp_path / f"no {table}"
         shutil.copytree(sampled.url, folder)
@@ -158,7 +162,7 @@ def test_it_reads_no_targets_and_distillation_no_text(sampled, tmp_path) -> None
     assert list(Recorder(tmp_path / "second").run(trainer).states) == [11, 15, 18]
 
 
-def test_a_damaged_sample_is_named_before_it_does_harm(poisoned, tmp_path: Path) -> None:
+def test_a_damaged_sample_is_named_before_it_does_harm(poisoned: tuple[World, str], tmp_path: Path) -> None:
     world, sample = poisoned
     recorder = Recorder(tmp_path)
     trainer = world.trainer("train.warm_start_steps=6", "run.train.checkpoint_every=1")

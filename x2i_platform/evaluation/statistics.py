@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
-from scipy.stats import binomtest  # type: ignore[import-untyped]
+from scipy.stats import binomtest
 
 from x2i_platform.errors import ConfigError
 from x2i_platform.evaluation.results import ALL, Result

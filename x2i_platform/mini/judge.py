@@ -17,7 +17,7 @@ from itertools import pairwise, permutations
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy import ndimage  # type: ignore[import-untyped]
+from scipy import ndimage
 
 from x2i_platform.mini.drawing import GROUND, OUTLINES, OVERSAMPLING, PALETTE, RADII, SIDE, Placed, draw_things
 from x2i_platform.mini.scenes import SHAPES, SIZES, Colour, Relation, Scene, Shape, Size, Thing

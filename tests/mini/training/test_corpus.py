@@ -27,6 +27,7 @@ from x2i_platform.mini.scenes import (
     scenes,
 )
 from x2i_platform.mini.training import dit
+from x2i_platform.mini.training import text as text_encoder
 from x2i_platform.mini.training.corpus import SHARES, pixels_of, tokenizer_texts, training_scenes
 from x2i_platform.mini.vocabularies import clip_tokenizer, t5_tokenizer
 
@@ -144,7 +145,7 @@ def test_english_captions_fit_the_teachers_encoders() -> None:
     learnt = tokenizer_texts("english")
     t5 = t5_tokenizer(learnt)
     assert not any(t5.unk_token_id in each for each in t5(captions("english")).input_ids)
-    for tokenizer, limit in ((t5, dit.TEXT_TOKENS), (clip_tokenizer(learnt), dit.CLIP_TOKENS)):
+    for tokenizer, limit in ((t5, text_encoder.TEXT_TOKENS), (clip_tokenizer(learnt), dit.CLIP_TOKENS)):
         ids = tokenizer(captions("english")).input_ids
         assert max(map(len, ids)) <= limit
 

@@ -70,7 +70,7 @@ def test_what_is_hidden_is_not_seen(mllm: Any, words: Qwen2Tokenizer) -> None:
 def test_states_of_the_english_half_are_a_goal_without_a_gradient() -> None:
     batch = language.collate([[1, 2], [3]] * 2, [[4, 5], [6, 7, 8]] * 2, filler=0)
     states = tuple(torch.randn(4, 4, 8, requires_grad=True) for _ in range(3))
-    language.states_apart(states, batch).backward()  # type: ignore[no-untyped-call]
+    language.states_apart(states, batch).backward()
     assert states[0].grad is None, "the embeddings are of words, which differ"
     for layer in states[1:]:
         assert layer.grad is not None

@@ -36,7 +36,7 @@ def step_twice(loss: Callable[[], Mapping[str, Tensor]]) -> dict[str, float]:
     figures = loss()
     assert first == {name: value.item() for name, value in figures.items()}
     assert all(math.isfinite(value) for value in first.values())
-    figures["loss"].backward()  # type: ignore[no-untyped-call]
+    figures["loss"].backward()
     return first
 
 
@@ -114,7 +114,7 @@ def test_teacher_step() -> None:
     for step in (1, 2, 3):
         optimizer.step()
         optimizer.zero_grad()
-        dit._loss(parts, pool, count=SMALL, step=step)["loss"].backward()  # type: ignore[no-untyped-call]
+        dit._loss(parts, pool, count=SMALL, step=step)["loss"].backward()
     silent = [name for name, parameter in parts.named_parameters() if learning([parameter]) != {True}]
     assert all(name.startswith("t5.") for name in silent)
     assert learning(parts.t5.parameters()) == {False}

@@ -160,7 +160,7 @@ def test_folders_and_globs_read_every_file_once_in_order_of_name(tmp_path: Path)
 def test_what_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     written(tmp_path / "captions.md", "a\n")
-    for path, message in [
+    cases: list[tuple[Path | str, str]] = [
         (tmp_path / "no.txt", "not found: no such file, folder or match"),
         (tmp_path / "*.txt", "not found: no such file, folder or match"),
         (tmp_path / "nothing", "not found"),
@@ -169,7 +169,8 @@ def test_what_is_not_there_is_one_clear_line(tmp_path: Path) -> None:
             "no file ends in .txt, .caption, .jsonl, .ndjson, .json, .csv, .tsv, .parquet, .tar, with or without .gz",
         ),
         ("nosuch://bucket/captions.txt", "can't read captions 'nosuch://bucket/captions.txt'"),
-    ]:
+    ]
+    for path, message in cases:
         with pytest.raises(InputError, match=message.replace("*", r"\*")) as caught:
             read(path)
         assert "\n" not in str(caught.value)

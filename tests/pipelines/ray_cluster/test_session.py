@@ -21,7 +21,7 @@ def test_a_cluster_started_here_listens_on_loopback_alone_and_ends_with_the_bloc
         own = {process.pid for process in psutil.Process().children(recursive=True)} | {psutil.Process().pid}
         listening = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.pid in own]
         assert len(listening) > 3
-        assert all(connection.laddr.ip.endswith("127.0.0.1") for connection in listening)
+        assert all(connection.laddr and connection.laddr.ip.endswith("127.0.0.1") for connection in listening)
     assert not ray.is_initialized()
 
 

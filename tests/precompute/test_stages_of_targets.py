@@ -101,7 +101,8 @@ def test_what_is_computed_depends_on_the_caption_alone(
 
 
 def test_tokens_are_drawn_uniformly_without_replacement_and_by_sample_and_seed() -> None:
-    config, drawn = TargetsConfig(image_tokens=6, text_tokens=3, seed=1), Counter()
+    config = TargetsConfig(image_tokens=6, text_tokens=3, seed=1)
+    drawn: Counter[tuple[str, int]] = Counter()
     for number in range(1500):
         text, image = draw_tokens(sample_id(str(number)), config=config, num_text=10, num_image=16)
         assert text.tolist() == sorted(set(text.tolist()))
@@ -119,5 +120,5 @@ def test_tokens_are_drawn_uniformly_without_replacement_and_by_sample_and_seed()
 
     assert draw("a", 0) == draw("a", 0)
     assert len({str(draw(sample, seed)) for sample in "abc" for seed in range(3)}) == 9
-    text, image = draw("a", 0)
-    assert text != image, "two draws, not one"
+    text_idx, image_idx = draw("a", 0)
+    assert text_idx != image_idx, "two draws, not one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +17,7 @@ from x2i_platform.precompute.captions import Captions, read_captions
 HIDDEN = (".x.txt", "._a.txt", "_scratch.txt", ".cache/b.txt", ".ipynb_checkpoints/a-checkpoint.txt", "_tmp/sub/c.txt")
 
 
-def captions_of(path: Path | str, **reading: object) -> list[str | None]:
+def captions_of(path: Path | str, **reading: Any) -> list[str | None]:
     return [record.caption for record in all_of(path, **reading)]
 
 
@@ -135,7 +136,7 @@ def test_an_image_of_another_folder_or_name_says_nothing(tmp_path: Path) -> None
     ],
 )
 def test_an_option_that_no_file_takes_is_refused(
-    tmp_path: Path, name: str, reading: dict[str, object], message: str
+    tmp_path: Path, name: str, reading: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         read(written(tmp_path / name, b""), **reading)

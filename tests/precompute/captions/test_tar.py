@@ -7,6 +7,7 @@ import io
 import tarfile
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import webdataset
@@ -26,7 +27,7 @@ def tarred(path: Path, members: list[tuple[str, bytes | str]]) -> Path:
     return path
 
 
-def places(path: Path, **reading: object) -> list[tuple[str, str]]:
+def places(path: Path, **reading: Any) -> list[tuple[str, str]]:
     return [(record.source.removeprefix(f"{path}/"), shown(record)) for record in all_of(path, **reading)]
 
 

@@ -99,7 +99,8 @@ def as_tar(ending: str) -> Callable[..., None]:
 
 
 def text_line(row: Row) -> bytes | str:
-    return {BLANK: " \t", BAD: b"caf\xe9"}.get(row.kind, row.text)
+    special: dict[str, bytes | str] = {BLANK: " \t", BAD: b"caf\xe9"}
+    return special.get(row.kind, row.text)
 
 
 def json_line(row: Row) -> bytes | str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipelines import RECIPES
+from tests.features.made_rows import committed
 from tests.stage_flow import Flow, new_store, one_thread
 from x2i_platform.config import Recipe
 from x2i_platform.errors import StoreError
@@ -56,9 +57,7 @@ def test_the_teacher_of_an_answer_reads_it_and_that_of_a_prompt_reads_the_captio
 ) -> None:
     flow = flow_of(stages, tmp_path, recipe=recipe)
     run(flow)
-    commits = {table: flow.store.commit_of(table, 0) for table in (TEXT, MLLM)}
-    assert commits[TEXT]
-    assert commits[MLLM]
+    commits = {table: committed(flow.store, table, 0) for table in (TEXT, MLLM)}
     text = read_text(flow.store, commits[TEXT])
     rows = {row["sample_id"]: row for row in read_table(flow.store, commits[MLLM]).to_pylist()}
     kinds = {each: states_kind(sample_id(each), config=recipe.mllm) for each in CAPTIONS}
