@@ -1,4 +1,4 @@
-"""A student against its baseline: the same prompts, the same noise, and how each image compares, as a report.
+"""Compares a student with its baseline, on the same prompts and noise, and writes a report.
 
     tasks ──► student ──┐
          └──► baseline ─┴─► verdicts, distances ──► results.jsonl ──► report ──► MLflow, alias
@@ -67,7 +67,8 @@ class Baseline:
 
 
 def student(model: str, *, recipe: str | None, overrides: Sequence[str], tracking_uri: str) -> Student:
-    """A model by its own recipe, or by the one named. An alias is read once: it may move while images are drawn.
+    """A model with its own recipe, or with the one named. Its alias is resolved once, because it may move while images
+    are drawn.
 
     Raises RegistryError or WeightsError if there is no such model, ConfigError for its recipe.
     """
@@ -83,10 +84,10 @@ def baseline(name: str, *, tracking_uri: str) -> Baseline:
 
 
 def choose_tasks(recipe: Recipe, options: Options) -> list[Task]:
-    """Everything that is drawn, the recipe's own kind of states first.
+    """All tasks, with the recipe's own kind of states first.
 
-    Raises InputError for a prompt file that isn't one, or that the layout's scorer can't take, ConfigError without one
-    where the teacher is not of the miniature world.
+    Raises InputError for a prompt file that can't be read or that the layout's scorer can't take, ConfigError if there
+    is none and the teacher is not of the miniature world.
     """
     states = sorted(options.states, key=lambda kind: kind != recipe.generate.states)
     if options.prompts:
@@ -104,7 +105,7 @@ def choose_tasks(recipe: Recipe, options: Options) -> list[Task]:
 
 
 def describe(model: Student, options: Options, *, out: Path) -> dict[str, object]:
-    """What `run` would draw, and what is there already."""
+    """What `run` would draw, and what is already drawn."""
     tasks = choose_tasks(model.recipe, options)
     drawn = sum((out / student_file(task)).is_file() for task in tasks)
     baseline = {baseline_file(task) for task in tasks}
@@ -133,7 +134,7 @@ def run(
     assignment = Assignment(recipe, model.folder.absolute(), baseline.folder, out.absolute(), tasks)
     with ResultLog.open(out / RESULTS_FILE, fingerprint=_identity(model, baseline=baseline)) as log:
         kl = _evaluate(assignment, log=log, workers=workers, on_progress=on_progress)
-        # An older log says nothing of compositions; the task does.
+        # An older log has no compositions; they come from the task.
         results = [replace(log.results[task.key], composition=task.composition) for task in tasks]
     if options.layout:
         lay_out(tasks, layout=options.layout, out=out)
@@ -199,7 +200,7 @@ class EvaluatorActor:
 
 def _on_actors(assignment: Assignment, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Found]]:
     pool = assignment.recipe.run.generate
-    # The tasks hold pictures and videos, so they lie in the object store once; what flows is a piece's number.
+    # Tasks hold pictures and videos, so they are stored once in the object store; only a piece's number flows.
     rows = [{"piece": number} for number in range(len(pieces))]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
         EvaluatorActor,
@@ -219,7 +220,9 @@ def _on_actors(assignment: Assignment, pieces: Sequence[Piece]) -> Iterator[tupl
 
 
 def _evaluate(assignment: Assignment, *, log: ResultLog, workers: Workers, on_progress: Progress) -> dict[str, float]:
-    """Draw what the log lacks, and return the attention distances to the teacher, by what they were taken over."""
+    """Draw the tasks that the log lacks. Returns the attention distances to the teacher, by the captions they were
+    measured on.
+    """
     if not log.results:
         forget_baseline(assignment.out)
     missing = [place for place, task in enumerate(assignment.tasks) if task.key not in log.results]
@@ -237,7 +240,7 @@ def _evaluate(assignment: Assignment, *, log: ResultLog, workers: Workers, on_pr
 
 
 def _verdict(rows: Sequence[Figures], *, recipe: Recipe, options: Options) -> GateVerdict | None:
-    """The gate judges the states that the model makes its images by, where they are among those evaluated."""
+    """The gate's verdict on the kind of states that the model generates with, if it was evaluated."""
     if options.max_drop is None:
         return None
     own = recipe.generate.states
@@ -245,7 +248,7 @@ def _verdict(rows: Sequence[Figures], *, recipe: Recipe, options: Options) -> Ga
 
 
 def _identity(model: Student, *, baseline: Baseline) -> dict[str, object]:
-    """What decides the images; which cases are drawn does not."""
+    """What decides the images. The choice of cases isn't part of it."""
     return {
         "model": identity(str(model.folder.absolute())),
         "generation": digest(fingerprint.generation(model.recipe)),

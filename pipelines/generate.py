@@ -102,15 +102,16 @@ class GeneratorActor:
             self.refusal = to_text(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Make a batch of images. What stops the run travels in the rows too: Ray would send it as a traceback."""
+        """Make a batch of images. An error that stops the run is passed on in the rows: Ray would send a traceback."""
         rows = [json.loads(row) for row in batch["row"]]
         errors = [""] * len(rows) if self.refusal else self._make(rows)
         return {"line": [row["line"] for row in rows], "error": errors, "refusal": [self.refusal] * len(rows)}
 
     def _make(self, rows: list[dict[str, Any]]) -> list[str]:
-        """Why each row failed. A line that fails is tried alone, so that it takes no neighbour with it.
+        """Make the images of some rows; returns why each failed, or "". A row that fails is tried alone, so that its
+        neighbours don't fail with it.
 
-        A fault that is no row's becomes the actor's refusal.
+        A fault that isn't a row's becomes the actor's refusal.
         """
         wanted = [ImageRequest(row["prompt"], row["seed"], GenerateConfig(**row["settings"])) for row in rows]
         try:

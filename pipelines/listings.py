@@ -1,4 +1,4 @@
-"""What there is to choose from, as rows for a table: shipped recipes, models of known size, registered models."""
+"""Rows for tables of shipped recipes, known models and registered models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from x2i_platform.registry.models import list_models
 
 
 def shipped_recipes(*, wide: bool) -> list[dict[str, Any]]:
-    """One row a recipe. Three long names side by side leave no room for what they are for: `wide` has them apart."""
+    """One row per recipe. With `wide` the names have columns of their own; a terminal has no room for that."""
     found = [load(name, shipped=RECIPES) for name in shipped_names(RECIPES)]
     if wide:
         return [
@@ -21,7 +21,7 @@ def shipped_recipes(*, wide: bool) -> list[dict[str, Any]]:
 
 
 def known_models() -> list[dict[str, Any]]:
-    """Teachers and MLLMs that a plan needs no download for."""
+    """Teachers and MLLMs that can be planned with without a download."""
     teachers = [
         {"model": name, "kind": "teacher", "parameters": entry.dit_parameters} for name, entry in TEACHERS.items()
     ]

@@ -1,4 +1,4 @@
-"""Files to registered models and back: a released AlignNet becomes a version that `generate` runs."""
+"""Imports released AlignNets as registered models, which `generate` runs, and exports them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SIZES = ("num_layers", "hidden_size", "prompt_dim", "pooled_dim")
 
 @dataclass(frozen=True)
 class Imported:
-    """What became of a file."""
+    """The result of an import."""
 
     model: str
     version: int
@@ -37,10 +37,10 @@ class Imported:
 
 
 def import_model(path: Path, recipe: Recipe, *, name: str, tracking_uri: str) -> Imported:
-    """Register a checkpoint in one of the released layouts, to be run by a recipe's MLLM and DiT.
+    """Register a checkpoint in one of the released layouts, for a recipe's MLLM and DiT.
 
-    Fusion, T5 stack and padding are the checkpoint's, all else is the recipe's. Raises WeightsError for a file that is
-    no AlignNet, or one that was made for other models.
+    Fusion, T5 stack and padding are taken from the checkpoint, everything else from the recipe. Raises WeightsError for
+    a file that is no AlignNet, or that was made for other models.
     """
     require_name(name)
     alignnet, fitted = _fitted(path, recipe)

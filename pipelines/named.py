@@ -1,4 +1,4 @@
-"""What a user names on the command line, looked up: a recipe, a tracking server, a model."""
+"""Looks up what a user names on the command line: a recipe, a tracking server, a model."""
 
 from __future__ import annotations
 

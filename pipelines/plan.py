@@ -13,7 +13,7 @@ from x2i_platform.precompute.intake import count_captions
 
 
 def captions_or_rows(path: str | None, *, rows: int | None, reading: Reading) -> Captions | None:
-    """The captions to count, if it is them. Raises InputError unless it is one of the two."""
+    """The captions to count; None if a number of rows is given. Raises InputError unless exactly one is given."""
     if (path is None) == (rows is None):
         raise InputError("plan needs either --captions PATH or --rows N")
     if path is None and reading != Reading():

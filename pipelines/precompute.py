@@ -39,7 +39,7 @@ class PrecomputeSummary:
     duplicates: int
     quarantined: int
     not_read: dict[str, int]
-    """Files under the captions' path that were passed over, by ending."""
+    """Files under the captions' path that were not read, by ending."""
     new_samples: int
     shards: int
     shards_computed: int
@@ -72,7 +72,9 @@ def _estimate(
 
 
 def _fault(recipe: Recipe) -> Callable[[dict[str, Any]], str | None]:
-    """Says why a caption will be too long for the MLLM: its tokenizer alone can tell, before anything is computed."""
+    """Returns a function that says why a caption is too long for the MLLM. Only the tokenizer is needed, before any
+    computing.
+    """
     from x2i_platform.models.mllm import caption_tokens  # loads transformers
     from x2i_platform.precompute.draws import prompt_limit
 
@@ -141,7 +143,7 @@ class StageActor:
             self.refusal = to_text(error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Compute and commit one shard, and pass it on. An error travels in the row: Ray would send a traceback."""
+        """Compute and commit one shard, and pass it on. Errors are passed on in the row: Ray would send a traceback."""
         if row["error"] or self.refusal:
             return {**row, "error": row["error"] or self.refusal}
         try:
@@ -153,7 +155,7 @@ class StageActor:
 
 def _compute(recipe: Recipe, shards: list[int], *, store: str) -> Iterator[int]:
     """Send shards through all stages; yields each when its last table is committed."""
-    # One block a shard: Ray would merge so few and small rows into one block, which one actor would get.
+    # One block per shard: Ray would merge so few and small rows into one block for one actor.
     dataset = ray.data.from_items([{"shard": shard, "error": ""} for shard in shards], override_num_blocks=len(shards))
     for table in STAGE_ORDER:
         resources = getattr(recipe.run, table)

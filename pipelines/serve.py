@@ -1,4 +1,4 @@
-"""A model behind HTTP, on Ray Serve, until it is told to stop."""
+"""Serves a model over HTTP, on Ray Serve, until it is stopped."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Endpoint:
     replicas: int = 1
     num_cpus: float = 1.0
     num_gpus: float | None = None
-    """For each replica; None takes the model's own recipe."""
+    """GPUs per replica; None uses the model's recipe."""
     queue: int = 64
     """Requests that may wait for a replica; one more is answered 503."""
 
     @property
     def url(self) -> str:
-        """Where a client on this machine reaches it."""
+        """URL for clients on this machine."""
         return f"http://{self.host}:{self.port}"
 
 

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a training leaves things."""
+    """Where a training stores its results."""
 
     name: str
     tracking_uri: str = field(repr=False)
@@ -59,7 +59,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What a training ended with."""
+    """The result of a training."""
 
     model: str
     version: int
@@ -108,7 +108,7 @@ def _keep(summary: TrainingSummary, folder: Files) -> None:
 
 
 def _earlier_result(folder: Files, destination: Destination) -> TrainingSummary | None:
-    """The summary of a training that is done and whose version is still registered where this one would go."""
+    """The summary of a finished training whose version is still registered at this destination; otherwise None."""
     if not folder.exists(RESULT_FILE):
         return None
     try:
@@ -174,8 +174,8 @@ def _fit(job: Job, *, info: tracking.RunInfo, runs: str, on_progress: Progress) 
 def train_worker(config: dict[str, Any]) -> None:
     """The train function of each Ray Train worker.
 
-    Ray starts workers anew after any error. One of ours would only come again, so workers that find one end at once;
-    what disks and networks refuse, a StoreError or a RegistryError, may be over by then.
+    Ray restarts workers after any error. One of ours would only occur again, so restarted workers that find one end at
+    once. Only a StoreError or a RegistryError may be over by then: a disk or a network was unavailable.
     """
     faults: Queue[str] = config.pop("faults")
     if not faults.empty():
@@ -194,7 +194,9 @@ def train_worker(config: dict[str, Any]) -> None:
 def _with_settings_of_now(
     summary: TrainingSummary, job: Job, *, folder: Files, destination: Destination
 ) -> TrainingSummary:
-    """The summary of a finished training; of another version of it where the recipe says now how else to draw."""
+    """The summary of a finished training. If the recipe's generation settings have changed, another version is
+    registered.
+    """
     trained = resolve(summary.model, tracking_uri=destination.tracking_uri)
     info = tracking.RunInfo(summary.run_id, EXPERIMENT, destination.tracking_uri)
     version = _publish(
@@ -240,7 +242,7 @@ def _publish(
     info: tracking.RunInfo,
     seconds: float,
 ) -> ModelVersion:
-    """Register the AlignNet of a checkpoint, or of another version, with the recipe as it is now."""
+    """Register the AlignNet of a checkpoint, or of another version, with the current recipe."""
     facts = TrainingFacts(
         teacher_identity=str(FeatureStore.open(job.store).fingerprint[TEXT]["teacher"]),
         mllm_identity=str(FeatureStore.open(job.store).fingerprint[MLLM]["mllm"]),
@@ -265,7 +267,7 @@ def _demand(recipe: Recipe) -> Demand:
 
 
 def _training_error(error: Exception) -> X2IError:
-    """Our own error where a worker raised one, else a one-line account of what stopped the workers."""
+    """Our own error if a worker raised one; otherwise one line about what stopped the workers."""
     failures = getattr(error, "worker_failures", {}) or {}
     for failure in failures.values():
         cause: BaseException | None = failure

@@ -1,4 +1,4 @@
-"""The folder of this machine where the package keeps what it can make again."""
+"""The folder in which this machine keeps what can be made again."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ def cache_folder() -> Path:
 
 
 def require_home() -> None:
-    """Give a user without a home, such as an arbitrary id in a container, `$X2I_CACHE` for one.
+    """Set a home for a user without one, such as an arbitrary id in a container: `$X2I_CACHE`.
 
-    MLflow, Ray and the hub's client look for a home when they are imported. Raises ConfigError where that isn't set.
+    MLflow, Ray and the hub's client need a home when they are imported. Raises ConfigError if `$X2I_CACHE` isn't set
+    either.
     """
     try:
         Path.home()

@@ -48,11 +48,11 @@ class TeacherConfig(Frozen):
     """Side of the square noise canvas in pixels; 1024 gives 64 x 64 = 4096 image tokens."""
     guidance: float = 3.5
     sigma: Sigma | Annotated[tuple[Sigma, ...], Field(min_length=1)] = 1.0
-    """Noise level of the targets; 1.0 is pure noise (t = 1000). Of several each caption has one, chosen by its id: that
-    teaches AlignNet what its pooled vector does at other times."""
+    """Noise level of the targets; 1.0 is pure noise (t = 1000). With several, each caption has one, chosen by its
+    id: that teaches AlignNet what its pooled vector does at other times."""
     canvas: Literal["noise", "estimate"] = "noise"
-    """What the DiT is shown below 1.0: the noise nevertheless, or what the teacher's own first step makes of it, which
-    is stored beside the targets."""
+    """What the DiT is shown below 1.0: still the noise, or the result of the teacher's own first step, which is
+    stored beside the targets."""
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -72,10 +72,10 @@ class MLLMConfig(Frozen):
     max_media_tokens: Count = 4096
     """Tokens that the images and videos of a prompt may have together."""
     answer_tokens: Count = 256
-    """An answer ends here, if the model doesn't end it before; AlignNet learns from none that is cut off."""
+    """Most tokens of an answer. AlignNet doesn't learn from answers that are cut off."""
     states: Literal["prompt", "answer", "mixed"] = "prompt"
-    """What AlignNet learns from: `answer` has the MLLM answer each caption first, and the teacher read that answer;
-    `mixed` takes half of the captions' prompt states and half of their answers'."""
+    """Hidden states that AlignNet learns from. With `answer` the MLLM first answers each caption, and the teacher
+    reads that answer; `mixed` takes prompt states for half of the captions and answer states for the other half."""
     template: str = REFERENCE_TEMPLATE
     """`str.format` template of the user turn; must contain `{caption}` (or `{caption!r}`)."""
 
@@ -98,7 +98,7 @@ class AlignNetConfig(Frozen):
     t5_layers: Whole = 0
     """Layers of the optional gated-GELU T5 encoder stack before the fusion; 0 in every released checkpoint."""
     t5_heads: Count | None = None
-    """Attention heads of that stack; None gives one to each `t5_head_dim` of the hidden width."""
+    """Attention heads of that stack; None gives one head for each `t5_head_dim` of hidden width."""
     t5_head_dim: Count | None = None
     """Width of each; None: 128, or where `t5_heads` is given, an equal share of the hidden width. The released code
     has 28 × 128 for Qwen2.5-VL, the 3B (hidden width 2048) too, and 12 × 64 for InternVL2.5-1B (896)."""
@@ -109,7 +109,7 @@ class AlignNetConfig(Frozen):
 
 
 class TargetsConfig(Frozen):
-    """Which sample of the teacher's attention outputs is stored, and in what form."""
+    """Which of the teacher's attention outputs are stored, and in what form."""
 
     taps: Literal["all", "double", "single"] | tuple[str, ...] = "all"
     image_tokens: Count | Literal["all"] = 96
@@ -121,7 +121,7 @@ class TargetsConfig(Frozen):
 
 
 class StoreConfig(Frozen):
-    """How the feature store is cut and what it may cost. Enters no fingerprint."""
+    """How the feature store is cut into shards, and what it may cost. Not in any fingerprint."""
 
     samples_per_shard: Count = 16
     byte_budget: Annotated[int, Field(ge=1)] = 4 * 1024**4
@@ -195,7 +195,7 @@ class TrainResources(Frozen):
 
 
 class RunConfig(Frozen):
-    """Where and how wide the work runs. Enters no fingerprint."""
+    """Where and how wide the work runs. Not in any fingerprint."""
 
     text: StageResources = StageResources()
     mllm: StageResources = StageResources()
@@ -220,7 +220,7 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _answers_fit_the_teacher(self) -> Self:
-        """Longer prompts may be asked for, and are quarantined where they are to be learnt from."""
+        """Prompts may be longer than the teacher's text; `precompute` quarantines them."""
         padding, limit = self.alignnet.padding, self.mllm.answer_tokens
         if self.mllm.states != "prompt" and padding != "none" and limit > self.teacher.text_tokens:
             raise ValueError(
@@ -264,7 +264,7 @@ def digest(value: Any) -> str:
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], *, where: str, prefix: str = "") -> list[str]:
-    """Names of the fields in which two nested dicts differ, with both values; `where` says where theirs stand."""
+    """The fields in which two nested dicts differ, with both values; `where` names the place of the second dict."""
     found: list[str] = []
     for key in sorted(ours.keys() | theirs.keys()):
         left, right, name = ours.get(key), theirs.get(key), f"{prefix}{key}"

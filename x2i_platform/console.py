@@ -27,7 +27,7 @@ QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # Ray's C++ side warns on stderr of what it retries by itself
     "RAY_TRAIN_V2_ENABLED": "1",
 }
-"""Read by the libraries when they are imported, so it is set before. A user's own setting wins."""
+"""Environment variables that libraries read on import, so they are set before. A user's own setting wins."""
 
 
 def configure(*, verbose: bool) -> None:
@@ -43,7 +43,7 @@ def fail(message: str) -> None:
 
 
 def note(message: str) -> None:
-    """One line on stderr for what a user should know; none for nothing."""
+    """One line on stderr; nothing for an empty message."""
     if message:
         err.print(escape(" ".join(message.split())), soft_wrap=True)
 
@@ -92,7 +92,7 @@ def show_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
         return
     if not rows:
         return
-    # What stands first names the row and is to be copied whole; the rest may be broken, but is never cut.
+    # The first column names the row and may be copied, so it isn't wrapped; others may wrap, but nothing is cut.
     columns = [Column(key.replace("_", " "), overflow="fold", no_wrap=i == 0) for i, key in enumerate(rows[0])]
     table = Table(*columns)
     for row in rows:

@@ -1,4 +1,4 @@
-"""What one caption costs at a recipe's sizes: bytes in each table, FLOPs of the teacher's side and of the student's."""
+"""What one caption costs at a recipe's sizes: bytes in each table, FLOPs of teacher and student."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROW_OVERHEAD_BYTES = 300
 
 @dataclass(frozen=True)
 class Costs:
-    """A recipe, with the sizes of its two models. They are read once."""
+    """A recipe and the sizes of its two models, which are read once."""
 
     recipe: Recipe
     teacher: TeacherEntry
@@ -34,7 +34,7 @@ class Costs:
 
     @classmethod
     def of(cls, recipe: Recipe, *, caption_chars: float) -> Costs:
-        """Raises as `teacher_entry` does for a model of which nothing is known."""
+        """Read the sizes of a recipe's models. Raises as `teacher_entry` does for an unknown model."""
         return cls(
             recipe,
             teacher_entry(recipe.teacher.model, revision=recipe.teacher.revision),
@@ -43,7 +43,7 @@ class Costs:
         )
 
     def bytes_per_row(self) -> dict[str, int]:
-        """By table."""
+        """Bytes of one caption in each table."""
         dit, config, mllm = self.teacher.dit, self.recipe.teacher, self.mllm.dims
         text = (config.text_tokens * dit.joint_dim + dit.pooled_dim) * DTYPE_BYTES[config.dtype]
         tokens = (1 - self._answering) * self._prompt_tokens + self._answering * self.recipe.mllm.answer_tokens
@@ -63,7 +63,7 @@ class Costs:
         )
 
     def teacher_flops(self) -> int:
-        """What `precompute` computes: T5, the DiT's forward, and the MLLM."""
+        """FLOPs of `precompute` for one caption: T5, the DiT's forward, and the MLLM."""
         text_tokens = self.recipe.teacher.text_tokens
         forward = flops.dit_forward(self.teacher.dit, image_tokens=self._image_tokens, text_tokens=text_tokens)
         prefill = flops.mllm_prefill(self.mllm.dims, tokens=self._prompt_tokens)
@@ -72,13 +72,13 @@ class Costs:
         )
         return (
             flops.t5_forward(self.teacher.t5, tokens=text_tokens)
-            # The teacher's estimate, where it is the canvas, takes a forward of its own.
+            # If the canvas is the teacher's estimate, that takes a forward of its own.
             + (2 if self.recipe.teacher.canvas == "estimate" else 1) * forward
             + math.ceil((1 - self._answering) * prefill + self._answering * answer)
         )
 
     def student_flops(self) -> int:
-        """What a sample of distillation computes: AlignNet, the DiT's forward, and the way back through both."""
+        """FLOPs of one sample of distillation: AlignNet, the DiT's forward, and the backward through both."""
         sizes = {"image_tokens": self._image_tokens, "text_tokens": self.recipe.teacher.text_tokens}
         # Checkpointed blocks are computed a second time in the backward pass.
         forward = (2 if self.recipe.train.gradient_checkpointing else 1) * flops.dit_forward(self.teacher.dit, **sizes)
@@ -86,7 +86,7 @@ class Costs:
         return forward + backward + self.alignnet_flops()
 
     def alignnet_flops(self) -> int:
-        """Forward and backward of AlignNet alone: all that a sample of the warm start takes."""
+        """Forward and backward of AlignNet alone: one sample of the warm start."""
         forward = flops.alignnet(
             self.recipe.alignnet,
             mllm=self.mllm.dims,
@@ -101,12 +101,12 @@ class Costs:
 
     @property
     def _answering(self) -> Fraction:
-        """Share of the captions whose states are those of the MLLM's answer."""
+        """Share of the captions with answer states."""
         return {"prompt": Fraction(0), "mixed": Fraction(1, 2), "answer": Fraction(1)}[self.recipe.mllm.states]
 
     @property
     def _prompt_tokens(self) -> int:
-        """A guess of the tokens the MLLM sees of a caption, never above what the recipe lets pass."""
+        """Estimated MLLM tokens of a caption, never more than the recipe allows."""
         if self.recipe.alignnet.padding == "reference":
             return self.recipe.teacher.text_tokens
         template_chars = len(self.recipe.mllm.template.format(caption=""))

@@ -10,20 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 NO_SLASHES = re.compile(r"(?<![\w/.+-])[\w.+-]+:(?!/)")
-"""The beginning of `user:password@host`, with or without a scheme before it; not that of `models:/name@alias`."""
+"""The beginning of `user:password@host`, with or without a scheme; it doesn't match `models:/name@alias`."""
 NAMED_VALUE = re.compile(r"((?:^|(?<=[\s?&;#]))([^\s=&;?#]{1,64})=)[^&\s]+")
 SECRET_NAME = re.compile(r"pass|pwd|secret|token|key|credential|signature|^sig$|auth|odbc_connect", re.IGNORECASE)
 
 MAX_REASON = 300
 """Characters of a library's message that one of ours quotes."""
 SECRET_WORD = re.compile(r"(\w+_)?(password|passwd|pass|pwd|secret|token|secret_access_key|api_key)", re.IGNORECASE)
-"""Outside of a URL, where `key=value` and `targets.text_tokens=16` are no secrets."""
+"""Names of secrets outside of URLs, where `key=value` and `targets.text_tokens=16` are none."""
 
 
 def redacted(text: str) -> str:
-    """The text without user names, passwords and secret parameters of the URLs in it.
+    """The text without user names, passwords and secret parameters of its URLs.
 
-    A password may hold `/` and `@` unescaped, so of several ways to read a URL the one that hides most is taken.
+    A password may hold unescaped `/` and `@`; of several ways to read a URL, the one that hides most is used.
     """
     return NAMED_VALUE.sub(_without_secret, re.sub(r"\S+", _without_user, text))
 
@@ -49,7 +49,7 @@ def _without_secret(found: re.Match[str]) -> str:
 
 
 def shown(text: str) -> str:
-    """A user's text as a message quotes it."""
+    """A user's text as messages quote it: shortened."""
     return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 

@@ -1,7 +1,7 @@
 """Local files and folders that appear whole or not at all, and locks that end with their process.
 
-Invariants: whenever a writer is killed, and however many write at once, a name holds nothing, what was there before, or
-all of what is new; what the killed leave is hidden beside it, as `.NAME.….part`; nobody waits for a process that died.
+Invariants: whenever a writer is killed, and however many write at once, a name holds nothing, the old content or all of
+the new content. Killed writers leave hidden files beside it, `.NAME.….part`. Nobody waits for a process that died.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from filelock import lock_descriptor, unlock_descriptor
 
 POLL_S = 0.2
 NAME_CHARS = 40
-"""Of a name, in its scratch name: a file's name has at most 255 bytes."""
+"""Characters of a file's name that its scratch name keeps: a name may have at most 255 bytes."""
 
 
 def publish(path: Path, content: bytes, *, durable: bool = False) -> None:
@@ -28,9 +28,9 @@ def publish(path: Path, content: bytes, *, durable: bool = False) -> None:
 
 @contextmanager
 def published(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A scratch file beside `path`, to write to; it takes its place when the block ends, and vanishes if that fails.
+    """Yield a scratch file beside `path`; it replaces `path` when the block ends, and is removed if the block fails.
 
-    `durable` has it on disk before, so that not even a power cut leaves half a file. Raises OSError.
+    With `durable` the content is on disk before that, so a power cut can't leave half a file. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = _beside(path)
@@ -48,7 +48,7 @@ def published(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def settle(scratch: Path, path: Path) -> None:
-    """Move a finished file of the same disk to its name, all of it on disk before and the name after."""
+    """Move a finished file of the same disk to its name; its content is on disk before, its name afterwards."""
     sync(scratch)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch.replace(path)
@@ -66,7 +66,7 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """A fresh folder beside `path` for `publish_folder`; what is left of it vanishes with the block. Raises OSError."""
+    """Yield a fresh folder beside `path` for `publish_folder`; it is removed when the block ends. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = _beside(path)
     scratch.mkdir()
@@ -77,7 +77,9 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 
 def publish_folder(scratch: Path, path: Path) -> None:
-    """Move a finished folder of the same disk to its name; of several writers the first one's stays. Raises OSError."""
+    """Move a finished folder of the same disk to its name. If several writers race, the first one's stays. Raises
+    OSError.
+    """
     try:
         scratch.rename(path)
     except OSError:
@@ -87,10 +89,10 @@ def publish_folder(scratch: Path, path: Path) -> None:
 
 @contextmanager
 def locked(path: Path, *, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold a file, which is made where it is missing, or a folder for the length of the block.
+    """Lock a file (created if missing) or a folder for the length of the block.
 
-    While somebody else holds it this waits, having called `on_wait` once; what that raises, it raises instead of
-    waiting. Raises OSError where the file can't be made or the disk doesn't lock.
+    If somebody else holds it, call `on_wait` once and wait; an exception from `on_wait` is raised instead of waiting.
+    Raises OSError if the file can't be created or the disk has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT, 0o666)

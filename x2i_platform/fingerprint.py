@@ -1,6 +1,7 @@
-"""What makes two results interchangeable: the identities of the models and every setting that enters the numbers.
+"""Fingerprints: two results with the same one are interchangeable. They hold the identities of the models and every
+setting that changes the numbers.
 
-Invariant: where and how wide the work ran (`run`, `store`, folders, hosts) never enters.
+Invariant: where and how wide the work ran (`run`, `store`, folders, hosts) is never in them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from x2i_platform.features.schema import MLLM, TARGETS, TEXT
 from x2i_platform.models.weights import identity
 
 _WHERE_FROM = {"model", "revision"}
-"""Replaced by the identity of the weights, which is the same wherever they lie."""
+"""Fields that are replaced by the identity of the weights, which is the same wherever they lie."""
 
 
 def features(recipe: Recipe) -> dict[str, dict[str, Any]]:
@@ -32,15 +33,15 @@ def features(recipe: Recipe) -> dict[str, dict[str, Any]]:
     return {
         TEXT: {"teacher": teacher, **encoders, **read},
         MLLM: hidden_states,
-        # The canvas stands apart because both have `text_tokens`: those the teacher reads, and those kept.
+        # The canvas is a key of its own because both have `text_tokens`: those the teacher reads, and those kept.
         TARGETS: {"teacher": teacher, "canvas": canvas, **recipe.targets.model_dump(mode="json"), **read},
     }
 
 
 def training(recipe: Recipe, *, manifest_digest: str, store_fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """Fingerprint of a training: the data, AlignNet's shape and how it is trained.
+    """Fingerprint of a training: the data, AlignNet's shape and the training's settings.
 
-    What is said of a warm start and of heads' width stays out where there is none: as it was before there could be.
+    Fields of a warm start and of head widths are left out if unused, so that older trainings keep their fingerprints.
     """
     heads = {"t5_head_dim"} if recipe.alignnet.t5_head_dim is None else set()
     unused = set() if recipe.train.warm_start_steps else {"warm_start_steps", "warm_start_lr"}
@@ -53,7 +54,9 @@ def training(recipe: Recipe, *, manifest_digest: str, store_fingerprint: dict[st
 
 
 def generation(recipe: Recipe) -> dict[str, Any]:
-    """Fingerprint of what makes an image besides AlignNet, the prompt and the request's own settings."""
+    """Fingerprint of generation: everything that decides an image besides AlignNet, the prompt and the request's
+    settings.
+    """
     return {
         "weights": [identity(part.model, revision=part.revision) for part in (recipe.teacher, recipe.mllm)],
         "teacher": _teacher(recipe.teacher),
@@ -63,6 +66,6 @@ def generation(recipe: Recipe) -> dict[str, Any]:
 
 
 def _teacher(config: TeacherConfig) -> dict[str, Any]:
-    """The default of `canvas` stays out: it is what every store was made with before there was a choice."""
+    """The default of `canvas` is left out: every store from before that choice was made with it."""
     default = {"canvas"} if config.canvas == "noise" else set()
     return config.model_dump(mode="json", exclude=_WHERE_FROM | default)

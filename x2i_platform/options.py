@@ -1,4 +1,4 @@
-"""Options that several commands share, and how what is typed becomes what is meant. Used by the command line alone."""
+"""Options that several commands share, and checks of what was typed. Used by the command line alone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TrackingUri = Annotated[
 
 
 def _delimiter(typed: str) -> str:
-    """The character; a tab is hard to type."""
+    """The delimiter; `tab` stands for a tab, which is hard to type."""
     return "\t" if typed in ("tab", "\\t") else typed
 
 
@@ -86,7 +86,7 @@ PerFile = Annotated[
 
 
 def refuse_empty(words: Sequence[str]) -> None:
-    """Raise InputError for an empty value, which an unset variable of the shell leaves behind."""
+    """Raise InputError for an empty value, which an unset shell variable leaves behind."""
     for before, word in pairwise(("x2i-platform", *words)):
         if re.fullmatch(r"--[\w-]+=", word):
             raise InputError(f"{word[:-1]} is empty")

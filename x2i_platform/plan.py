@@ -110,7 +110,7 @@ def require_budget(plan: Plan, *, recipe: Recipe) -> None:
 
 
 def _fitting_targets(plan: Plan, *, recipe: Recipe) -> Iterator[str]:
-    """The mildest change to the targets that fits the budget, as `--set` options; nothing where none does."""
+    """The smallest change to the targets that fits the budget, as `--set` options; nothing if none fits."""
     costs = Costs.of(recipe, caption_chars=plan.caption_chars)
     text, image = costs.tokens_kept()
     for halvings in range(max(text, image).bit_length()):

@@ -1,4 +1,4 @@
-"""How long work says how far it is. The command line draws it as a bar."""
+"""How long work reports its progress. The command line draws it as a bar."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Metrics = Mapping[str, float]
 
 
 class Progress(Protocol):
-    """Called with what is done and what there is to do, both in one unit, and with the metrics of now, if any."""
+    """Called with the amount done and the total, both in one unit, and with current metrics, if any."""
 
     def __call__(self, done: int, total: int, metrics: Metrics | None = None, /) -> None:
         """Show it."""

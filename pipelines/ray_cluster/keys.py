@@ -26,14 +26,14 @@ from ray._private.authentication.authentication_utils import is_token_auth_enabl
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 LIFETIME = datetime.timedelta(days=3650)
-"""A service may run for years; without the signing key nothing is lost by a long life."""
+"""Lifetime of certificates: a service may run for years, and without the signing key a long life is harmless."""
 CLOCK_SKEW = datetime.timedelta(days=1)
 Key = ec.EllipticCurvePrivateKey
 
 
 @contextmanager
 def own_keys() -> Iterator[None]:
-    """For the length of the block, what Ray starts in this process and below it is locked with fresh keys."""
+    """For the length of the block, everything that Ray starts from this process is locked with fresh keys."""
     with tempfile.TemporaryDirectory(prefix="x2i-ray-keys-") as folder:
         certificate, key, authority = write_keys(Path(folder))
         settings = {
@@ -53,7 +53,7 @@ def own_keys() -> Iterator[None]:
 
 
 def is_locked() -> bool:
-    """Whether the cluster this process is connected to refuses strangers. Asked of a worker, which knows."""
+    """Whether the connected cluster refuses strangers; a worker is asked, because it knows."""
     return bool(ray.get(ray.remote(num_cpus=0)(_refuses_strangers).remote()))
 
 
@@ -62,7 +62,7 @@ def _refuses_strangers() -> bool:
 
 
 def _set(settings: dict[str, str] | dict[str, str | None]) -> None:
-    """Change the environment, and have Ray read it again: it did so once, when it was imported."""
+    """Change environment variables and make Ray read them again: it reads them only on import."""
     for name, value in settings.items():
         if value is None:
             os.environ.pop(name, None)
@@ -73,7 +73,7 @@ def _set(settings: dict[str, str] | dict[str, str | None]) -> None:
 
 
 def write_keys(folder: Path) -> tuple[Path, Path, Path]:
-    """Files of a certificate for this machine's loopback, of its key, and of the authority that signed it."""
+    """Write a certificate for this machine's loopback, its key, and the certificate of the authority that signed it."""
     signing, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     authority = _certificate("x2i-platform authority", key=signing, signing=signing, is_authority=True)
     certificate = _certificate("x2i-platform", key=key, signing=signing, is_authority=False)

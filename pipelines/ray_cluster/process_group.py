@@ -1,8 +1,8 @@
-"""How the workers of a training find one another: on one machine without a port that others reach.
+"""How the workers of a training find each other: on one machine without a port that others can reach.
 
-PyTorch's own meeting place is a server on every interface that anybody may read and write. Workers of one machine meet
-in a file instead, a lone one in its own memory, and what gloo and NCCL listen on stays on loopback. Workers of several
-machines meet as Ray Train does it (docs/security.md).
+PyTorch's own rendezvous is a server on every interface that anybody may read and write. Workers of one machine meet in
+a file instead, a single worker in its own memory, and gloo and NCCL listen on loopback. Workers of several machines
+meet as Ray Train does it (docs/security.md).
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from torch.distributed import FileStore, HashStore  # type: ignore[attr-defined]
 
 @dataclass
 class GroupConfig(TorchConfig):  # type: ignore[misc]
-    """Ray Train's configuration of PyTorch, with the meeting place above."""
+    """Ray Train's configuration of PyTorch, with this rendezvous."""
 
     @property
     def backend_cls(self) -> type[_GroupBackend]:
-        """What sets the workers up."""
+        """The class that sets up the workers."""
         return _GroupBackend
 
 
 class _GroupBackend(_TorchBackend):  # type: ignore[misc]
-    """Sets up every group of workers that a training goes through: after a failure there is another."""
+    """Sets up every group of workers of a training; after a failure there is a new one."""
 
     folder: str | None = None
 
@@ -65,7 +65,7 @@ class _GroupBackend(_TorchBackend):  # type: ignore[misc]
 
 
 def _join(folder: str | None, *, me: int, world: int, **settings: Any) -> None:
-    """Enter the process group, on one machine; with no folder, the group of one."""
+    """Join the process group on one machine; without a folder, a group of one."""
     names = [name for name, found in psutil.net_if_addrs().items() if any(a.address == "127.0.0.1" for a in found)]
     os.environ.update({"GLOO_SOCKET_IFNAME": names[0], "NCCL_SOCKET_IFNAME": names[0]})
     # Nobody connects there; DeepSpeed goes looking for MPI where these are missing.

@@ -23,7 +23,8 @@ from pipelines.ray_cluster.keys import own_keys
 from x2i_platform.errors import ClusterError
 
 OBJECT_STORE_BYTES = 200 * 1024**2
-"""Only descriptors travel between Ray tasks here, never tensors."""
+"""Size of the object store: only numbers and descriptors travel between Ray tasks, and an evaluation's prompts. Ray
+spills what is larger to disk."""
 
 CONNECT_TIMEOUT_S = 10
 MAX_RESTARTS = 5
@@ -46,7 +47,7 @@ def ray_session(address: str | None, *, demand: Demand) -> Iterator[None]:
     logical CPUs as the plan needs: they schedule, they don't count cores.
     """
     address = address or os.environ.get("RAY_ADDRESS")
-    # Threads of Ray's print on stdout what happens to its workers; only results belong there.
+    # Ray's threads print on stdout what happens to its workers; only results belong there.
     with redirect_stdout(sys.stderr), ExitStack() as stack:
         try:
             if address:
@@ -74,26 +75,28 @@ def ray_session(address: str | None, *, demand: Demand) -> Iterator[None]:
 
 
 def _require_answer(address: str) -> None:
-    """Raise OSError if nobody listens at `host:port`: Ray itself would ask there for five minutes."""
+    """Raise OSError if nobody listens at `host:port`: Ray itself would try for five minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
 
 
 def bounded_restarts() -> dict[str, int]:
-    """Ray Data's remote arguments for actors that may die: its own default, for ever, hangs where the cause stays."""
+    """Ray Data's remote arguments with bounded restarts. Its default, endless restarts, hangs if the cause stays."""
     return {"max_restarts": MAX_RESTARTS, "max_task_retries": MAX_RESTARTS}
 
 
 def worker_error(error: Exception) -> Exception:
-    """One of Ray's errors as a user should see it: one line for workers that died, else itself, which is a bug."""
+    """A user's view of one of Ray's errors: one line for workers that died; other errors are bugs and returned as they
+    are.
+    """
     if isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError):
         return ClusterError(f"a worker died too often: {' '.join(str(error).split())[:500]}")
     return error
 
 
 def _start_here(demand: Demand) -> None:
-    """A cluster of this machine alone, whose own ports are on loopback: it runs any code it is sent, unasked."""
+    """Start a cluster on this machine only, with its ports on loopback: Ray runs any code that it is sent."""
     # Ray replaces 127.0.0.1 by the machine's outer address, and then listens there, unless clusters are disabled.
     ray_constants.ENABLE_RAY_CLUSTER = False
     os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"

@@ -1,1 +1,1 @@
-"""What a model is worth: figures and pictures for people to judge by."""
+"""Evaluation of a model: figures and pictures for people to judge by."""

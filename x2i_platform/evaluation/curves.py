@@ -19,15 +19,15 @@ from matplotlib.figure import Figure
 Curve = Sequence[tuple[float, float]]
 
 COLOURS = ("#2f7fc1", "#c8662a", "#2c8f6f", "#a45cc0", "#c24a62", "#7b8089")
-"""Each has a contrast of at least 3 on white and on the page's dark ground."""
+"""Line colours; each has a contrast of at least 3 on white and on the page's dark background."""
 DASHES = ("-", "--", ":")
-"""One after the colours are used up, so that no two of 18 curves look alike."""
+"""Dash patterns, used when all colours are used, so that no two of 18 curves look alike."""
 MAX_POINTS = 400
-"""A curve of more is thinned evenly; the figure is 340 points wide, and a page is no archive."""
+"""Curves with more points are thinned evenly: the figure is 340 points wide."""
 LOG_RATIO = 50
 """Positive values that span more than this are drawn on a logarithmic axis."""
 _TEXT = "#010203"
-"""Stands for the page's text colour, which Matplotlib can't name."""
+"""Placeholder for the page's text colour, which Matplotlib can't name."""
 _SIZE_INCHES = (4.7, 2.7)
 _STYLE: Any = {
     "font.family": "sans-serif",

@@ -41,7 +41,7 @@ class Assignment:
 
 
 class BaselineGenerator:
-    """Draws what the student is compared with: the teacher's own text encoders on the same DiT, or another model."""
+    """Draws the baseline's images: with the teacher's own text encoders on the same DiT, or with another model."""
 
     def __init__(self, student: Generator, *, other: Path | None, device: str) -> None:
         self._images = student.images
@@ -50,10 +50,10 @@ class BaselineGenerator:
         self.encoders = None if other else TextEncoders.load(student.recipe.teacher, device=device)
 
     def draw(self, tasks: Sequence[Task]) -> list[Image.Image]:
-        """One image a task, of its English words."""
+        """One image per task, from its English words."""
         if self.encoders is None:
             assert self._other is not None
-            # Its own number of steps and guidance; but only images of one size can be compared.
+            # The other model keeps its own steps and guidance, but only images of one size can be compared.
             size = {"width": self._settings.width, "height": self._settings.height}
             settings = self._other.recipe.generate.model_copy(update=size)
             return self._other.generate([ImageRequest(task.english, task.seed, settings) for task in tasks])

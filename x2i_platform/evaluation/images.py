@@ -32,7 +32,7 @@ def baseline_file(task: Task) -> str:
 
 
 def open_image(path: Path) -> Image.Image:
-    """An image as it was saved. Raises StoreError where somebody took it away."""
+    """An image as it was saved. Raises StoreError if it is gone."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -44,13 +44,13 @@ def open_image(path: Path) -> Image.Image:
 
 
 def forget_baseline(out: Path) -> None:
-    """Delete the baseline's images: without results nothing says of which evaluation they are."""
+    """Delete the baseline's images: without results it isn't known which evaluation they belong to."""
     for path in (out / FOLDER / "baseline").glob("*.png"):
         path.unlink()
 
 
 def check_layout(tasks: Sequence[Task], *, layout: Layout, settings: GenerateConfig) -> None:
-    """Refuse before anything is drawn what `lay_out` would refuse after.
+    """Check before drawing what `lay_out` needs.
 
     Raises ConfigError for images of another shape than the scorer's, InputError for prompts that it can't judge.
     """
@@ -70,7 +70,7 @@ def check_layout(tasks: Sequence[Task], *, layout: Layout, settings: GenerateCon
 
 
 def lay_out(tasks: Sequence[Task], *, layout: Layout, out: Path) -> None:
-    """Images of a prompt file in folders for external scorers: `LAYOUT/student-STATES` and `LAYOUT/baseline`."""
+    """Write the images of a prompt file for external scorers: `LAYOUT/student-STATES` and `LAYOUT/baseline`."""
     grouped: dict[tuple[str, int], list[Task]] = {}
     for task in tasks:
         grouped.setdefault((task.states, task.number), []).append(task)

@@ -1,4 +1,4 @@
-"""The words of `x2i-platform evaluate` become options, or an error that says what would be right."""
+"""Options of `x2i-platform evaluate`, parsed and checked."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Options:
     """What is evaluated."""
 
     suites: tuple[str, ...] = ()
-    """Of the miniature world; none stands for `DEFAULT_SUITES`."""
+    """Suites of the miniature world; empty means `DEFAULT_SUITES`."""
     splits: tuple[Split, ...] = ("held_out", "seen")
     states: tuple[States, ...] = STATES
     cases: int = 200
@@ -32,10 +32,10 @@ class Options:
     prompts: str | None = None
     """A file of prompts in place of the suites."""
     images: int = 4
-    """Of each prompt of a file."""
+    """Images per prompt of a file."""
     layout: Layout | None = None
     max_drop: float | None = None
-    """Share of cases by which the model may be worse than its baseline; None: no gate."""
+    """Share of cases by which the model may be worse than its baseline; None means no gate."""
 
 
 def parsed_options(
@@ -48,7 +48,7 @@ def parsed_options(
     layout: str | None,
     gate: str | None,
 ) -> Options:
-    """Raises ConfigError for a word that isn't known, or two that don't go together."""
+    """Parse the options. Raises ConfigError for an unknown word, or for two that don't go together."""
     for what, words, known in (
         ("suite", suites, SUITES),
         ("states", states, STATES),

@@ -1,7 +1,7 @@
-"""A report as one HTML page: what the template needs, worked out; the template lays it out.
+"""A report as one HTML page. This module computes what the template shows.
 
-Invariants: whatever comes from a prompt, a recipe or a judge is escaped; images lie inside the page as data; nothing on
-it is fetched or run.
+Invariants: text from prompts, recipes and judges is escaped; images are inside the page as data; the page fetches and
+runs nothing.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ STATES = {"prompt": "states of the prompt", "answer": "states of the answer", ""
 
 @dataclass(frozen=True)
 class Interval:
-    """A difference as a bar on a scale all bars of the page share, in units of the drawing."""
+    """A difference as a bar; all bars of a page share one scale. In units of the drawing."""
 
     point: float
     low: float
     high: float
     allowed: float | None
-    """Where the gate's limit lies; None outside of what it gates."""
+    """Position of the gate's limit; None for rows that the gate doesn't judge."""
     word: str
-    """What the interval says in a word; it also is the colour's CSS class."""
+    """The interval in a word, which is also the colour's CSS class."""
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One way to part suites: what its rows are by, what a reader should know, and which rows are of it."""
+    """One way to divide suites: the name of its rows, a note for the reader, and which rows belong to it."""
 
     by: str
     note: str
@@ -132,7 +132,7 @@ def _parts(rows: Sequence[Figures], *, breakdown: Breakdown) -> list[tuple[str, 
 
 
 def _worst_first(results: Sequence[Result]) -> list[Result]:
-    """What the student got wrong: first where the baseline got it right, and from each suite in turn."""
+    """The student's failures: first those that the baseline got right, and from each suite in turn."""
     ranks: Counter[tuple[str, bool]] = Counter()
     ranked: list[tuple[bool, int, Result]] = []
     for result in results:

@@ -1,7 +1,7 @@
-"""Prompts to judge a model by, read from a file: one a line as text or JSON, or a folder with one text file each.
+"""Prompt sets, read from a file with one prompt per line (text or JSON), or from a folder of text files.
 
-Invariant: every line is a prompt or an error that names it; nothing is skipped, for a set that is silently shorter
-gives other figures.
+Invariant: every line is a prompt or an error that names it. Nothing is skipped, because a shorter set gives other
+figures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from x2i_platform.evaluation.results import ALL
 
 @dataclass(frozen=True)
 class PromptCase:
-    """A prompt, the category its figures are listed under (empty: none), and all that its source said of it."""
+    """A prompt, the category of its figures (empty: none), and everything else its source holds."""
 
     prompt: str
     category: str = ""

@@ -1,4 +1,4 @@
-"""All that a report says, before it is laid out."""
+"""The content of a report, before layout."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class SheetRow:
     caption: str
     images: Sequence[Image.Image]
     marks: Sequence[bool | None] = ()
-    """Whether each image is right; shorter than `images`, or None, where nothing says so."""
+    """Whether each image is right; None or missing if it isn't known."""
     gloss: str = ""
-    """What a PNG says in place of the caption where its font lacks a letter of it."""
+    """Caption in PNG sheets if their font lacks a letter of the real one."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,20 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Report:
-    """All that a report says."""
+    """The content of a report."""
 
     title: str
     facts: Mapping[str, str]
-    """What was compared, and how: model, recipe, digests, steps, seeds."""
+    """Facts of the comparison: model, recipe, digests, steps, seeds."""
     rows: Sequence[Figures]
     results: Sequence[Result]
     sheets: Sequence[Sheet] = ()
     curves: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
     """Panels of learning curves: what is on the axis, then name -> [(step, value), …]."""
     kl: Mapping[str, float] = field(default_factory=dict)
-    """Mean KL per token, in nats, between the attention outputs of baseline and student, by what it was taken over."""
+    """Mean KL per token, in nats, between the attention outputs of baseline and student, by the captions it was
+    measured on."""
     verdict: GateVerdict | None = None
     """None: no gate was asked for."""
     baseline: str = "teacher"
-    """What the page calls the other side."""
+    """Name of the baseline on the page."""

@@ -1,8 +1,8 @@
-"""What became of every drawn case, one JSON line each, written the moment it is known.
+"""The result of every drawn case, one JSON line each, written as soon as it is known.
 
-Invariants: the first line says which evaluation the log is of, and no other may add to it; a key is there once; only
-one process at a time holds a log open; what a kill left of a last line is cut off, anything else that is no result is
-an error that names its line.
+Invariants: the first line identifies the evaluation, and no other one may add to the log; a key occurs once; only one
+process at a time has a log open; an incomplete last line after a kill is removed, and any other damaged line is an
+error that names it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from x2i_platform.files import locked
 
 FORMAT = 1
 ALL = "all"
-"""Category under which a suite is summed up; no case may have it."""
+"""Category of a suite's totals; no case may have it."""
 
 Split = Literal["held_out", "seen", "all"]
 States = Literal["prompt", "answer", ""]
@@ -39,7 +39,8 @@ class Result:
     suite: str
     split: Split
     states: States
-    """Whose hidden states conditioned the image: the prompt's, or those of the MLLM's answer; empty where it's moot."""
+    """Whose hidden states conditioned the image: the prompt's, or those of the MLLM's answer; empty if that doesn't
+    apply."""
     category: str
     prompt: str
     seed: int
@@ -54,10 +55,10 @@ class Result:
     seconds: float
     """Time the model's image took."""
     group: str = ""
-    """Cases of one group aren't independent and are resampled together. Empty: those of the same prompt are a group,
-    so that several seeds of a prompt are. Where one text serves many pictures, name the picture here."""
+    """Cases of one group are not independent and are resampled together. By default the cases of one prompt are a
+    group, such as several seeds of a prompt. If one text belongs to many pictures, name the picture here."""
     composition: str = ""
-    """What is novel in a case that no training has shown; empty where nothing is, or nobody says so."""
+    """What is new in a case that training never shows; empty if nothing is, or if it isn't known."""
 
 
 _RESULT = TypeAdapter(Result)
@@ -93,13 +94,13 @@ class ResultLog:
         if result.key in self.results:
             raise ValueError(f"result '{result.key}' is there already")
         line = json.dumps(vars(result), ensure_ascii=False, allow_nan=False).encode()
-        # Read back first: what could not be read on the next start must not be written.
+        # Read back first: a line that can't be read on the next start must not be written.
         self.results[result.key] = _RESULT.validate_json(line)
         self._handle.write(line + b"\n")
         self._handle.flush()
 
     def close(self) -> None:
-        """Let another process have it."""
+        """Close the log, so that another process can open it."""
         self._held.close()
 
     def __enter__(self) -> Self:
@@ -112,13 +113,13 @@ class ResultLog:
 
 
 def _continue(handle: BinaryIO, path: Path, header: dict[str, Any]) -> dict[str, Result]:
-    """The results of a log, its torn end cut off; the header is written where there is none."""
+    """The results of a log, without an incomplete last line; writes the header of a new log."""
     handle.seek(0)
     content = handle.read()
     whole = content.rfind(b"\n") + 1
     handle.truncate(whole)
     lines = content[:whole].split(b"\n")[:-1]
-    # As JSON has it: a tuple of ours is a list there.
+    # Compared as JSON: a tuple of ours is a list there.
     header = json.loads(json.dumps(header, ensure_ascii=False, allow_nan=False))
     if not lines:
         handle.write(json.dumps(header, ensure_ascii=False).encode() + b"\n")

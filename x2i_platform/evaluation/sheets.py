@@ -18,7 +18,7 @@ SHEET_ROWS = 10
 
 
 def first_cases(tasks: Sequence[Task], results: Sequence[Result], *, out: Path, baseline: str) -> list[Sheet]:
-    """For each suite, split and kind of states its first cases, beside what the student was shown, if it was."""
+    """The first cases of each suite, split and kind of states, with the picture that the student was shown, if any."""
     parts: dict[str, list[tuple[Task, Result]]] = {}
     for task, result in zip(tasks, results, strict=True):
         split = "" if task.split == "all" else f", {task.split.replace('_', ' ')}"

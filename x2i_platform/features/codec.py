@@ -62,7 +62,7 @@ def encode_bf16(tensor: Tensor) -> Blob:
 
 
 TARGET_ENCODERS: dict[str, Callable[[Tensor], Blob]] = {"bf16": encode_bf16, "int8": encode_int8}
-"""By the name that `targets.codec` has for it."""
+"""Encoders by their name in `targets.codec`."""
 
 
 def decode(blob: Blob) -> Tensor:
@@ -107,4 +107,4 @@ CODECS = {
     "shuffle": Codec(frozenset(DTYPES), _as_stored),
     "int8_channel": Codec(frozenset({"int8"}), _scaled),
 }
-"""By the name in column `codec`."""
+"""Codecs by their name in column `codec`."""

@@ -45,7 +45,7 @@ class Files:
 
     @property
     def address(self) -> str:
-        """The URL, or the absolute path, for processes with another working folder: those of a cluster, say."""
+        """The URL or absolute path, for processes with another working folder, such as those of a cluster."""
         return str(self.root) if self.is_local else self.url
 
     def path(self, name: str) -> str:
@@ -128,7 +128,7 @@ class Files:
             return
         with raising(StoreError, f"can't sweep '{folder}'", OUTSIDE):
             _require_own(folder, private=not self.is_local)
-            # By descriptor: whoever puts a link in the folder's place now changes nothing.
+            # Opened by descriptor, so that a link put in the folder's place now changes nothing.
             descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
                 _delete_old(descriptor)

@@ -1,9 +1,10 @@
-"""A lock on an object store, which knows no locks: it is held by writing to it again and again.
+"""A lock on an object store, which has no locks: the holder keeps writing to a file.
 
-Whoever creates the next numbered file holds it; of several that try, the store lets one. A holder that has stopped
-writing is taken for dead, so a killed process keeps nobody waiting for ever. Files of earlier holders, of a few bytes,
-stay: a waiting process may be about to read one. Invariant: no clock is compared with
-another machine's; what counts is how long a file stood still before the eyes of the one who waits.
+Whoever creates the next numbered file holds the lock; of several that try, the store lets one succeed. A holder that
+has stopped writing counts as dead, so a killed process blocks nobody for ever. Files of earlier holders stay (a few
+bytes each), because a waiting process may be about to read one.
+
+Invariant: clocks of two machines are never compared; what counts is how long the waiting process saw a file unchanged.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ RELEASED = b"released"
 def lease(files: Files, name: str, *, on_wait: Callable[[], None], on_loss: Callable[[], None]) -> Iterator[None]:
     """Hold `name` for the length of the block.
 
-    `on_wait` is called once if somebody else holds it, `on_loss`, from a thread, if somebody has taken it for dead's:
-    after a sleep of the machine, say. Raises StoreError where the store can't be read or written.
+    `on_wait` is called once if somebody else holds it. `on_loss` is called from a thread if somebody else has taken it
+    over, for example after this machine slept. Raises StoreError if the store can't be read or written.
     """
     mine = _acquire(files, name, on_wait=on_wait)
     stop = threading.Event()

@@ -1,7 +1,7 @@
-"""Committed shards back as rows and tensors.
+"""Reads committed shards as rows and tensors.
 
-Invariants: only files named by a commit record are opened, and only if they are what was committed; a damaged file is
-an error that names it.
+Invariants: only files named by a commit record are opened, and only if their content is what was committed; a damaged
+file is an error that names it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Sample:
     targets: dict[str, Target]
     """By tap name."""
     canvas: Tensor | None = None
-    """The latents that the teacher was shown, in one row; None where they were noise of this seed."""
+    """The latents that the teacher was shown, in one row; None if they were the noise of this seed."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def read_text(store: FeatureStore, commit: Commit) -> dict[str, TextRow]:
 
 
 def read_answers(store: FeatureStore, commit: Commit) -> dict[str, str | None]:
-    """By sample id what the MLLM answered to the captions of a shard of table `mllm`; None where it was not asked."""
+    """The MLLM's answers to a shard's captions, by sample id; None for samples of prompt states."""
     table = read_table(store, commit)
     return dict(zip(table.column("sample_id").to_pylist(), table.column("answer").to_pylist(), strict=True))
 
@@ -130,7 +130,7 @@ class TextShardReader:
 
 
 class _Rows:
-    """A table of one row a sample, by sample id."""
+    """Rows of a table with one row per sample, by sample id."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table

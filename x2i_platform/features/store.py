@@ -26,7 +26,7 @@ from x2i_platform.features.files import Files
 from x2i_platform.features.schema import FEATURE_TABLES, FORMAT, SAMPLES
 
 Fingerprint = dict[str, dict[str, Any]]
-"""What enters the numbers of each table: `{"text": {...}, "mllm": {...}, "targets": {...}}`."""
+"""Settings and identities that decide the numbers of each table: `{"text": {...}, "mllm": {...}, "targets": {...}}`."""
 
 STORE_FILE = "store.json"
 MANIFEST_FILE = "manifest.json"
@@ -49,7 +49,7 @@ class Commit:
     committed_at: str
     seconds: float
     fingerprint: str | None = None
-    """Digest of the store's fingerprint when this was written; None in records from before there was this field."""
+    """Digest of the store's fingerprint when this was written; None in older records."""
 
     @property
     def record(self) -> str:
@@ -86,7 +86,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Identity of exactly these data: changes with every committed shard."""
+        """A digest of all data: it changes with every committed shard."""
         return digest([self.fingerprint, [[c.table, c.shard, c.sha256] for c in self.commits]])
 
     def of(self, table: str) -> dict[int, Commit]:
@@ -262,7 +262,7 @@ def record_name(table: str, shard: int) -> str:
 
 
 def cure(record: str) -> str:
-    """What to do about a shard that went bad. A plan can't be made again: the other tables are cut like it."""
+    """What to do about a damaged shard. A shard of `samples` can't be made again: the other tables are cut like it."""
     if record.startswith(f"commits/{SAMPLES}/"):
         return "; restore it from a copy, or make a new store"
     return f"; delete '{record}' and rerun precompute"

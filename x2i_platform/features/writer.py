@@ -1,6 +1,6 @@
-"""One shard of one table on its way to disk: rows in, a commit record out, or nothing.
+"""Writes one shard of one table: rows in, a commit record out, or nothing.
 
-Invariants: nothing is visible under the table's folder before the file is whole; a shard that is committed already
+Invariants: nothing is visible in the table's folder before the file is complete; a shard that is already committed
 stays as it is and the new file is dropped; memory holds one row group, not the shard.
 """
 

@@ -33,7 +33,7 @@ class ImageRequest:
     """One image to make."""
 
     prompt: str | Prompt
-    """A caption, which goes through the recipe's template, or a whole turn."""
+    """A caption, which goes through the recipe's template, or a whole user turn."""
     seed: int
     settings: GenerateConfig
 
@@ -62,7 +62,7 @@ class Generator:
 
     @classmethod
     def load(cls, folder: Path, *, recipe: Recipe | None = None, device: str = "cpu") -> Self:
-        """From a model folder, by its own recipe or by another one made from it.
+        """Load a model folder with its own recipe, or with another one derived from it.
 
         Raises WeightsError if the recipe or the weights are missing or don't fit.
         """
@@ -89,7 +89,7 @@ class Generator:
 
     def _generate_alike(self, requests: Sequence[ImageRequest], *, settings: GenerateConfig) -> list[Image.Image]:
         if self.recipe.alignnet.padding == "none" and len(requests) > 1:
-            # The DiT knows no mask: among longer prompts a shorter one would get padding it doesn't get alone.
+            # The DiT has no mask: beside longer prompts, a shorter one would get padding that it doesn't get alone.
             return [image for request in requests for image in self._generate_alike([request], settings=settings)]
         conditioning = self.condition([request.prompt for request in requests], states=settings.states)
         return self.images.generate(
@@ -101,7 +101,7 @@ class Generator:
 
     @torch.inference_mode()
     def condition(self, prompts: Sequence[str | Prompt], *, states: States) -> Conditioning:
-        """What AlignNet makes of prompts: the DiT's conditioning. Raises PromptTooLong."""
+        """The DiT's conditioning that AlignNet makes of prompts. Raises PromptTooLong."""
         padding, text_tokens = self.recipe.alignnet.padding, self.recipe.teacher.text_tokens
         encoded = self.mllm.encode(prompts, states=states, pad_to=text_tokens if padding == "reference" else None)
         states_BCSH, mask_BS = pad_states(encoded, text_tokens=text_tokens, padding=padding)

@@ -29,7 +29,7 @@ OTHER_NAMES = {
     "caption": "prompt",
     **dict.fromkeys(("random_seed", "manual_seed"), "seed"),
 }
-"""What other tools call our options: carried along silently they would look as if they did something."""
+"""Other tools' names of our options. Ignoring them would look as if they had worked."""
 NOT_OFFERED = {
     **dict.fromkeys(
         ("n", "n_iter", "batch_count", "batch_size"), "a line makes one image; write a line, with a seed, for each"
@@ -53,15 +53,15 @@ NOT_OFFERED = {
     ),
     "model": "the command names the model",
 }
-"""What other tools offer and we don't, and why: an image without what was asked for would look as if it had it."""
+"""Options of other tools that don't exist here, and why. An image without them would look as if it had them."""
 ASKS_NOTHING: dict[str, tuple[object, ...]] = {
     **dict.fromkeys((key for key, why in NOT_OFFERED.items() if why.startswith("a line makes one image")), (1,)),
     **dict.fromkeys(("quality", "background"), ("auto",)),
     "output_format": ("png",),
 }
-"""Values that change nothing, beside null, the empty text and the empty list."""
+"""Values of these options that change nothing, besides null, the empty text and the empty list."""
 LONG_KEY = 8
-"""From here on a key that is nearly one of ours is taken for a slip; a shorter one only if it has the same letters."""
+"""Keys of at least this length are compared loosely with our options; shorter ones must have the same letters."""
 
 Side = Annotated[int, Field(ge=16, multiple_of=16)]
 
@@ -88,7 +88,7 @@ class RequestLine(BaseModel):
 
 @dataclass(frozen=True)
 class ParsedLine:
-    """A line with its number, from 1, or the reason it is none."""
+    """A line with its number, from 1: a request, or the reason why it isn't one."""
 
     line: int
     request: RequestLine | None
@@ -137,7 +137,7 @@ def _parsed(number: int, raw: bytes) -> ParsedLine:
 
 
 def _complaint(key: str, value: Any) -> str | None:
-    """What is wrong with a key that is none of ours; None for one that is carried along."""
+    """What is wrong with an unknown key; None if it is carried along."""
     plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", key).lower().replace("-", "_")
     if plain in NOT_OFFERED:
         harmless = (None, "", *ASKS_NOTHING.get(plain, ()))
@@ -148,7 +148,7 @@ def _complaint(key: str, value: Any) -> str | None:
 
 
 def _near(key: str) -> str | None:
-    """The option of which a key is a slip of the pen."""
+    """The option that a key misspells, if any."""
     for option in RequestLine.model_fields:
         if key == option or (len(key) == len(option) > 2 and sorted(key) == sorted(option)):
             return option

@@ -19,7 +19,7 @@ class MediaLimits:
     """A photo of 24 megapixels fits; decoders need up to 16 bytes a pixel."""
     video_bytes: int = 128 * MB
     video_pixels: int = 9_000_000
-    """Of a frame: 4096 x 2160 fits. A decoder keeps up to 16 frames."""
+    """Pixels of a frame: 4096 x 2160 fits. A decoder keeps up to 16 frames."""
     video_seconds: float = 3600.0
     video_frames: int = 250_000
     """Frames that a header claims; an hour of 60 frames a second has 216,000."""

@@ -22,7 +22,8 @@ TRAINED = ("flux", "qwen2.5-vl", "alignnet")
 MANIFEST = "manifest.json"
 RANDOM = ("random-flux", "random-qwen2.5-vl")
 RANDOM_CAPTIONS = Path(__file__).parent / "random" / "captions.txt"
-"""What the random models' tokenizers learn from; apart from the trained ones' captions, so that they never change."""
+"""Captions that the random models' tokenizers learn from. They are separate from the trained models' captions, so
+they never change."""
 LIBRARIES = ("diffusers", "safetensors", "tokenizers", "torch", "transformers")
 
 
@@ -82,7 +83,7 @@ def _write(name: str, *, folder: Path) -> None:
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Saving draws one bar a file, which says nothing at a megabyte each."""
+    """Switch off the progress bars of saving: a bar for each file of a megabyte says nothing."""
     from transformers.utils import logging as transformers_logging
 
     enabled = transformers_logging.is_progress_bar_enabled()
@@ -95,7 +96,9 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def _digest() -> str:
-    """Of the builders, the captions, the chat template, the prompt template, and the libraries' versions."""
+    """Digest of everything that decides a built folder: the builders, the captions, both templates and the libraries'
+    versions.
+    """
     total = hashlib.sha256(REFERENCE_TEMPLATE.encode())
     for library in LIBRARIES:
         total.update(f"{library} {version(library)}\n".encode())

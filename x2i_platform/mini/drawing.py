@@ -1,7 +1,7 @@
-"""Scenes become pictures: things get their places and sizes, and are drawn antialiased on a plain ground.
+"""Scenes become pictures: things get places and sizes, and are drawn antialiased on a plain background.
 
 Coordinates are pixels of a 64-pixel square, x to the right, y down. Invariants: things never overlap; a picture of a
-scene that training may see never shows a held-out combination, "and" included.
+scene that training may see never shows a held-out combination, even where the caption says only "and".
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Picture:
     """A scene as it is shown."""
 
     scene: Scene
-    """In full: sizes and relation known, also where the caption left them open."""
+    """The full scene: sizes and relation are set, even where the caption leaves them open."""
     placed: tuple[Placed, ...]
 
     def draw(self) -> Image.Image:
@@ -71,7 +71,7 @@ class Picture:
 
 
 def picture(scene: Scene, *, seed: int) -> Picture:
-    """One way to show a scene. What the caption leaves open, and the jitter, come from the seed."""
+    """One way to show a scene. The seed decides what the caption leaves open, and the jitter."""
     draw = random.Random(f"picture {scene} {seed}")
     shown = _in_full(scene, draw=draw)
     centres = PLACES[shown.relation] if shown.relation else COUNT_PLACES[shown.count]
@@ -89,7 +89,7 @@ def picture(scene: Scene, *, seed: int) -> Picture:
 
 
 def draw_things(placed: tuple[Placed, ...]) -> Image.Image:
-    """Any things on the plain ground, later ones over earlier ones."""
+    """Draw things on the plain background; later ones cover earlier ones."""
     large = Image.new("RGB", (SIDE * OVERSAMPLING, SIDE * OVERSAMPLING), GROUND)
     pen = ImageDraw.Draw(large)
     for each in placed:
@@ -119,7 +119,7 @@ def _radius_scale(draw: random.Random) -> float:
 
 
 def _ring(*radii: float, points: int, start: float = -math.pi / 2) -> list[tuple[float, float]]:
-    """Points around the centre, their distances taking turns in `radii`."""
+    """Points around the centre; their distances cycle through `radii`."""
     angles = [start + 2 * math.pi * i / points for i in range(points)]
     return [(radii[i % len(radii)] * math.cos(a), radii[i % len(radii)] * math.sin(a)) for i, a in enumerate(angles)]
 

@@ -1,8 +1,8 @@
-"""Pictures are read back, pixel by pixel: which things a picture shows, and whether that is what a scene says.
+"""Reads a picture pixel by pixel: which things it shows, and whether they match a scene.
 
-Invariants: nothing is learnt, so a verdict is the same everywhere; a picture is right only if every visible pixel of it
-is explained by the ground or by a thing of one plain colour and of a known outline. The thresholds allow for what a
-generator's decoder does to a correct drawing: soft edges, a contour off by half a pixel, colours off by some 10 of 255.
+Invariants: nothing is learnt, so a verdict is the same on every machine; a picture is right only if each visible pixel
+belongs to the background or to a thing of one plain colour and a known outline. The thresholds allow for what an image
+decoder does to a correct drawing: soft edges, a contour off by half a pixel, colours off by about 10 of 255.
 
 Shape suffixes: Y rows and X columns of the picture, C colour channels, V visible pixels, P colours of the palette.
 """
@@ -26,33 +26,35 @@ Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
 COLOUR_TOLERANCE = 35.0
-"""Distance in RGB. The two nearest colours of the palette, orange and yellow, are 77 apart."""
+"""Largest distance in RGB from a palette colour. The two nearest colours, orange and yellow, are 77 apart."""
 VISIBLE = 40.0
-"""Distance in RGB from the ground at which a pixel shows something."""
+"""A pixel whose colour is farther than this from the background, in RGB, shows something."""
 NEGLIGIBLE_PIXELS = 3
 LEAST_PLAIN_GROUND = 0.4
-"""Share of the picture; four large squares leave 0.54."""
+"""Smallest share of the picture that must be background; four large squares leave 0.54."""
 LEAST_THING_PIXELS = 15  # a small star has some 45
 RADIUS_RANGE = (4.5, 15.0)
 LEAST_FIT = 0.75
-"""A small star with its contour off by half a pixel fits by 0.75 or better, one out of JPEG at quality 90 by 0.81."""
+"""Smallest overlap with a template. A small star with its contour off by half a pixel reaches 0.75, one from a JPEG
+of quality 90 reaches 0.81."""
 MOST_OFF_CONTOUR = 0.45
-"""Pixels on average along the contour. JPEG costs up to 0.27; a medium or large diamond is no circle by 0.6 or more."""
+"""Largest mean deviation along the contour, in pixels. JPEG costs up to 0.27; a medium or large diamond differs from
+a circle by 0.6 or more."""
 MOST_OFF_COLOUR = 0.1
 """Share of a thing's inner pixels that may have another colour than the thing."""
 RELATION_MARGIN = 1.5
-"""Two things are side by side when they lie so many times as far apart along x as along y."""
+"""Two things are side by side if their distance along x is at least this many times their distance along y."""
 
 STEPS = OVERSAMPLING
-"""Templates lie a quarter of a pixel apart, in both directions and in radius: a pixel of the oversampled drawing."""
+"""Templates are placed and sized in steps of a quarter of a pixel, which is one pixel of the oversampled drawing."""
 WINDOW = 36
-"""Side of a template in pixels: the largest thing and the softness around it."""
+"""Side of a template in pixels: room for the largest thing and its soft edge."""
 CONTENTION = 0.1
-"""A shape whose overlap is so much less than the best one's isn't worth placing more finely."""
+"""Shapes whose first overlap is lower than the best one's by more than this are not placed more finely."""
 MOST_STEPS = 12
 ONE_STEP = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
 EDGE = 3
-"""Pixels from the inside of a thing to the plain ground."""
+"""Width of a thing's soft edge in pixels."""
 EVERY_SIDE = np.ones((3, 3), dtype=bool)
 PADDED_CENTRES = np.arange(-WINDOW, SIDE + WINDOW, dtype=np.float32) + 0.5
 GROUND_C = np.array(GROUND, dtype=np.float32)
@@ -93,14 +95,14 @@ class _Fit:
 
 
 def detect(image: Image.Image) -> list[Detection]:
-    """The things in a picture of any size, each as it is first met from the top; what is no thing is left out."""
+    """Things in a picture of any size, ordered from the top; anything else in it is ignored."""
     return _read(image)[0]
 
 
 def judge(image: Image.Image, scene: Scene) -> Verdict:
-    """Whether a picture of any size shows all that a scene says, and nothing else.
+    """Whether a picture of any size shows everything that a scene says, and nothing else.
 
-    Colours, shapes, the count and the relation must be right, a size only where the scene says one.
+    Colours, shapes, count and relation must be right; a size must be right only if the scene gives one.
     """
     seen, flaws = _read(image)
     reason = flaws[0] if flaws else _difference(seen, scene)
@@ -108,7 +110,7 @@ def judge(image: Image.Image, scene: Scene) -> Verdict:
 
 
 def _difference(seen: list[Detection], scene: Scene) -> str:
-    """The first thing that differs, in a phrase; empty when nothing does."""
+    """The first difference as a phrase; empty if there is none."""
     said = scene.things
     if len(seen) != len(said):
         return f"{len(seen)} thing{'' if len(seen) == 1 else 's'}, not {len(said)}"
@@ -135,7 +137,7 @@ def _phrase(*words: str) -> str:
 
 
 def _relation(first: Detection, second: Detection) -> Relation | None:
-    """Where the first one is from the second; None when they lie about as far apart along x as along y."""
+    """Position of the first relative to the second; None if their distances along x and y are about equal."""
     x, y = first.x - second.x, first.y - second.y
     if abs(x) > RELATION_MARGIN * abs(y):
         return "left of" if x < 0 else "right of"
@@ -145,7 +147,7 @@ def _relation(first: Detection, second: Detection) -> Relation | None:
 
 
 def _read(image: Image.Image) -> tuple[list[Detection], list[str]]:
-    """The things in a picture, and what else is visible in it, a phrase each."""
+    """Things in a picture, and a phrase for everything else that is visible in it."""
     pixels_YXC = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
     plain_YX = np.linalg.norm(pixels_YXC - GROUND_C, axis=-1) < VISIBLE
     if plain_YX.mean() < LEAST_PLAIN_GROUND:
@@ -167,14 +169,14 @@ def _read(image: Image.Image) -> tuple[list[Detection], list[str]]:
     things = [each for each in found if isinstance(each, Detection)]
     placed = tuple(Placed(Thing(each.shape, each.colour), each.x, each.y, each.radius) for each in things)
     is_drawn_YX = (np.asarray(draw_things(placed)) != GROUND).any(axis=-1)
-    # 2 pixels around a thing may be soft; a small piece is explained by nothing, however near it lies.
+    # 2 pixels around a thing may be soft. A small piece is a flaw, however near to a thing it lies.
     stray_YX = visible_YX & ~ndimage.binary_dilation(is_drawn_YX, iterations=2) | is_thing_YX & (reach_YX > 0)
     strays = [f"{num} stray pixels"] if (num := stray_YX.sum()) > NEGLIGIBLE_PIXELS else []
     return things, [each for each in found if isinstance(each, str)] + strays
 
 
 def _is_thing(offsets_VC: Floats, ground_C: Floats) -> Bools:
-    """Pixels covered by more than half, each by the colour on whose way from the ground it lies."""
+    """Which pixels a thing covers by more than half."""
     ways_PC = PALETTE_PC - ground_C
     lengths_P = np.square(ways_PC).sum(axis=1)
     shares_VP = np.clip(offsets_VC @ ways_PC.T / lengths_P, 0, 1)
@@ -183,7 +185,7 @@ def _is_thing(offsets_VC: Floats, ground_C: Floats) -> Bools:
 
 
 def _identify(offsets_YXC: Floats, ground_C: Floats, *, owned_YX: Bools, is_thing_YX: Bools) -> Detection | str:
-    """The thing that a connected piece of the picture is, with the soft edge it owns, or why it is none."""
+    """The thing that a connected piece of the picture shows, or a phrase that says why it shows none."""
     box = ndimage.find_objects(owned_YX.astype(int))[0]
     offsets_YXC, owned_YX = offsets_YXC[box], owned_YX[box]
     piece_YX = owned_YX & is_thing_YX[box]
@@ -209,20 +211,20 @@ def _identify(offsets_YXC: Floats, ground_C: Floats, *, owned_YX: Bools, is_thin
 
 
 def _crisp(soft_YX: Floats) -> Floats:
-    """Edges half as wide around the same contour, so that a fit tells of the contour and not of its softness."""
+    """Make edges half as wide around the same contour, so that a fit measures the contour and not its softness."""
     crisp_YX: Floats = np.clip(2 * soft_YX - np.float32(0.5), 0, 1)
     return crisp_YX
 
 
 def _colour(pixels_VC: Floats) -> tuple[Colour, Floats]:
-    """The colour of the palette that most pixels are nearest to, and the one they really have."""
+    """The palette colour nearest to most pixels, and the median colour of those pixels."""
     nearest_V = np.linalg.norm(pixels_VC[:, None] - PALETTE_PC, axis=-1).argmin(axis=1)
     winner = int(np.bincount(nearest_V).argmax())
     return tuple(PALETTE)[winner], np.median(pixels_VC[nearest_V == winner], axis=0)
 
 
 def _best_fit(padded_YX: Floats) -> _Fit:
-    """The shape that covers a piece best: placed where the piece's mass says it is, then moved uphill."""
+    """The shape that covers a piece best. Shapes are placed by the piece's mass and centre, then moved uphill."""
     mass, x, y = _moments(padded_YX, PADDED_CENTRES)
     placed = []
     for shape in SHAPES:
@@ -235,7 +237,7 @@ def _best_fit(padded_YX: Floats) -> _Fit:
 
 
 def _climb(padded_YX: Floats, mass: float, fit: _Fit) -> _Fit:
-    """Quarter of a pixel by quarter of a pixel to where the shape covers most; a thing is there in a few steps."""
+    """Move and resize a shape in steps of a quarter of a pixel while its overlap grows; a few steps are enough."""
     for _ in range(MOST_STEPS):
         around = [(fit.x + x, fit.y + y, fit.radius + radius) for x, y, radius in ONE_STEP]
         best = max(_fit(padded_YX, mass, fit.shape, *each) for each in around)
@@ -253,7 +255,7 @@ def _fit(padded_YX: Floats, mass: float, shape: Shape, x: int, y: int, radius: i
 
 
 def _flaw(padded_YX: Floats, fit: _Fit) -> str:
-    """Why a piece is no thing although this is its best fit; empty when it is one."""
+    """Why a piece is not a thing although this is its best fit; empty if it is one."""
     radius = fit.radius / STEPS
     window_YX, template_YX, _ = _overlay(padded_YX, fit.shape, fit.x, fit.y, fit.radius)
     wrong_YX = np.abs(window_YX - template_YX)
@@ -276,7 +278,7 @@ def _overlay(padded_YX: Floats, shape: Shape, x: int, y: int, radius: int) -> tu
 
 @lru_cache(maxsize=8192)
 def _template(shape: Shape, radius: int, x: int, y: int) -> tuple[Floats, float]:
-    """How much of each pixel a shape covers, and the sum; its centre is `x`, `y` steps from the window's middle."""
+    """Coverage of each pixel by a shape, and the sum. Its centre is `x`, `y` steps from the middle of the window."""
     side = WINDOW * STEPS
     points = [(side / 2 + x + radius * px, side / 2 + y + radius * py) for px, py in OUTLINES[shape]]
     large = Image.new("L", (side, side))

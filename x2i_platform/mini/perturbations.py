@@ -1,7 +1,7 @@
-"""English prompts told otherwise: each kind of perturbation changes the words and keeps the meaning.
+"""English prompts in other words: each kind of perturbation changes the words and keeps the meaning.
 
-Invariants: a perturbed prompt is a pure function of scene, kind and seed; except for the control it differs from the
-plain sentence; no word for a shape, colour or size becomes another one.
+Invariants: a perturbed prompt is a pure function of scene, kind and seed; every kind but the control changes the plain
+sentence; no word for a shape, colour or size becomes another such word.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ SYNONYMS: dict[str, str] = {
     **{numeral: str(count) for count, numeral in NUMERALS.items()},
     **{colour: f"{colour}-coloured" for colour in COLOURS},
 }
-"""What plain sentences are made of, and words for the same that no training caption has."""
+"""Words of the plain sentences, and words with the same meaning that no training caption has."""
 ADJECTIVES = ("nice", "lovely", "neat", "beautiful", "charming")
-"""They say nothing that is seen. All begin with a consonant, none can be read as an adverb."""
+"""Adjectives that describe nothing visible. All begin with a consonant, and none can be read as an adverb."""
 PUNCTUATION = ("{}.", "{}!", "{} ...", '"{}"')
 NAMES = frozenset({*SHAPES, *PLURALS.values(), *COLOURS, *SIZES})
-"""Words that may be misspelt; swapped letters make no other word of them."""
+"""Words that may be misspelt: swapping two of their letters gives no other word of this set."""
 
 
 def perturb(scene: Scene, *, kind: Perturbation, seed: int) -> str:
-    """The plain sentence of a scene with one kind of change; `unchanged` is the sentence itself."""
+    """The plain sentence of a scene with one kind of change; `unchanged` returns the sentence itself."""
     return _TELLERS[kind](scene, random.Random(f"perturbation {kind} {scene} {seed}"))
 
 
 def swaps(word: str) -> list[str]:
-    """Every misspelling of a word by two neighbouring letters swapped; first and last letter stay."""
+    """Every misspelling of a word that swaps two neighbouring letters and keeps the first and the last."""
     return [
         word[:place] + word[place + 1] + word[place] + word[place + 2 :]
         for place in range(1, len(word) - 2)
@@ -57,14 +57,14 @@ def _unchanged(scene: Scene, _draw: random.Random) -> str:
 
 
 def _synonym(scene: Scene, draw: random.Random) -> str:
-    """One word is replaced, where it stands first: twice "-coloured" is more than T5 reads."""
+    """Replace the first occurrence of one word; with two "-coloured" the sentence is longer than T5 reads."""
     text = describe(scene)
     word = draw.choice([word for word in SYNONYMS if re.search(rf"\b{word}\b", text)])
     return re.sub(rf"\b{word}\b", SYNONYMS[word], text, count=1)
 
 
 def _order(scene: Scene, _draw: random.Random) -> str:
-    """The second thing first, or what a thing is like after its name."""
+    """Name the second thing first; where there is one thing, put its adjectives after the noun."""
     if scene.second is None:
         number, *adjectives, noun = describe(scene).split()
         beginning = f"a {noun} that is" if scene.count == 1 else f"{number} {noun} that are"

@@ -1,4 +1,4 @@
-"""How a miniature MLLM cuts images and videos to patches, as the file that `AutoProcessor` reads.
+"""How a miniature MLLM cuts images and videos into patches, as the file that `AutoProcessor` reads.
 
 Invariant: the settings are written as plain data, so the folder is the same wherever it is built; only *loading*
 `AutoProcessor` needs torchvision.
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def write_processors(folder: Path, *, patch: int, merge: int, side_limit: int) -> None:
-    """How images and videos are cut to patches; those of more than `side_limit` squared pixels are scaled down."""
+    """Write how images and videos are cut into patches; those above `side_limit` squared pixels are scaled down."""
     settings = _processors(patch=patch, merge=merge, side_limit=side_limit)
     text = json.dumps(settings, indent=2, sort_keys=True)
     (folder / "processor_config.json").write_text(text + "\n", encoding="utf-8")

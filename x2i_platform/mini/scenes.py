@@ -1,8 +1,8 @@
-"""The scenes of the miniature world: what can be said in it, and which combinations no training ever sees.
+"""The scenes of the miniature world: what can be said in it, and which combinations training never sees.
 
-A `Scene` is what a caption says; a `Picture` (see `drawing`) is one way to show it. Invariants: a scene and a picture
-are pure functions of their seeds; `is_held_out` is closed under saying a relation the other way round, so a held-out
-combination is in no training picture under another name.
+A `Scene` is what a caption says; a `Picture` (see `drawing`) is one way to show it. Invariants: scenes and pictures are
+pure functions of their seeds; if a relation is held out, so is its converse, so that no training picture shows a
+held-out combination under another name.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ HELD_OUT_RELATIONS: frozenset[tuple[Shape, Relation, Shape]] = frozenset(
 
 @dataclass(frozen=True)
 class Thing:
-    """A coloured shape; None for a size that isn't said."""
+    """A coloured shape; its size is None if it is not given."""
 
     shape: Shape
     colour: Colour
@@ -65,9 +65,9 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """`count` things alike, or one thing and a second one.
+    """Several equal things, or one thing, or two different ones.
 
-    A second thing without a relation is "and": side by side or one above the other, either first.
+    Two things without a relation are joined by "and": they are side by side or one above the other, in either order.
     """
 
     first: Thing
@@ -82,7 +82,7 @@ class Scene:
 
     @property
     def category(self) -> Category:
-        """As GenEval sorts its prompts; `single` says the size too, `colour` leaves it open."""
+        """The category that GenEval would give the prompt; `single` gives a size, `colour` does not."""
         if self.second is not None:
             return "position" if self.relation else "binding"
         if self.count > 1:
@@ -91,12 +91,12 @@ class Scene:
 
     @property
     def things(self) -> tuple[Thing, ...]:
-        """Each thing that is seen: a count repeats it."""
+        """Every visible thing; a count repeats its thing."""
         return (self.first, self.second) if self.second else (self.first,) * self.count
 
     @property
     def is_held_out(self) -> bool:
-        """It holds a combination that no training shows."""
+        """Whether it holds a combination that training never shows."""
         return any((thing.colour, thing.shape) in HELD_OUT_COLOURS for thing in self.things) or (
             self.second is not None
             and self.relation is not None
@@ -104,13 +104,13 @@ class Scene:
         )
 
     def converse(self) -> Scene:
-        """The same scene told from the second thing. Only for two things."""
+        """The same scene described from its second thing; only for scenes of two things."""
         assert self.second is not None
         return Scene(self.second, relation=self.relation and CONVERSE[self.relation], second=self.first)
 
 
 def plainest(scene: Scene) -> Scene:
-    """The one scene of those that mean the same: told as `left of` or `above`, "and" in the order of `SHAPES`."""
+    """The standard form of a scene: relations are `left of` or `above`, and "and" follows the order of `SHAPES`."""
     if scene.second is None:
         return scene
     if scene.relation is None:
@@ -121,15 +121,15 @@ def plainest(scene: Scene) -> Scene:
 
 
 def is_relation_held_out(first: Shape, relation: Relation, second: Shape) -> bool:
-    """Whether an arrangement, or the same one told from the second shape, is held out."""
+    """Whether an arrangement or its converse is held out."""
     return (first, relation, second) in HELD_OUT_RELATIONS or (second, CONVERSE[relation], first) in HELD_OUT_RELATIONS
 
 
 def composition(scene: Scene) -> Composition:
-    """What no training has shown of a held-out scene, as MOSAIC names it.
+    """What is new in a held-out scene, in MOSAIC's terms.
 
-    An arrangement of two shapes comes first, whatever their colours; a colour and shape shown several times is a novel
-    count, and any other a novel pair.
+    A new arrangement of two shapes comes first, whatever their colours; then a new colour and shape shown several times
+    is a novel count, and any other a novel pair.
     """
     assert scene.is_held_out
     if scene.count > 1:
@@ -142,12 +142,13 @@ def composition(scene: Scene) -> Composition:
 def scenes(
     category: Category | None = None, *, held_out: bool, seed: int, sized: bool | None = None
 ) -> Iterator[Scene]:
-    """Scenes without end, of one category or of all; those held out or those that training may see.
+    """An endless stream of scenes, of one category or of all; either held-out ones or ones that training may see.
 
-    Of all, categories come in about equal shares, those less often that are more often on the other side of the split.
+    With all categories their shares are about equal; a category is rarer if more of its scenes are on the other side of
+    the split.
 
-    `sized` says whether things have a said size: None leaves it to chance in `count`, `position` and `binding` (both
-    things or neither), and True is how a picture is described in full. The same arguments give the same scenes.
+    `sized` says whether things have a size: None leaves it to chance in `count`, `position` and `binding` (both things
+    or neither), and True is a full description of a picture. The same arguments give the same scenes.
     """
     draw = random.Random(f"scenes {category} {held_out} {seed} {sized}")
     while True:
@@ -161,7 +162,7 @@ def _draw_scene(draw: random.Random, *, category: Category, held_out: bool, size
     with_size = {"single": True, "colour": False}.get(category, draw.random() < 0.5) if sized is None else sized
     first_shape, second_shape = draw.sample(SHAPES, 2)
     relation = draw.choice(RELATIONS) if category == "position" else None
-    # Most held-out arrangements show a held-out relation; drawn blindly it would be the smaller part.
+    # Half of the held-out arrangements show a held-out relation; drawn at random they would be far fewer.
     if held_out and category == "position" and draw.random() < 0.5:
         first_shape, relation, second_shape = draw.choice(sorted(HELD_OUT_RELATIONS))
         if draw.random() < 0.5:

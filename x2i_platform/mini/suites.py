@@ -1,7 +1,7 @@
-"""What a model is asked to draw when it is evaluated: the same scenes told in words, shown as a picture, as a video.
+"""What a model is asked to draw in an evaluation: the same scenes in words, as pictures and as videos.
 
-Invariants: the n-th case of a suite is the same in every run; all languages tell the same scenes; held-out cases hold
-a combination that no training has shown, seen cases hold none. A suite of sounds joins as one more entry of
+Invariants: case n of a suite is the same in every run; all languages describe the same scenes; held-out cases hold a
+combination that training never shows, seen cases hold none. A suite of sounds would be one more entry of
 `DEFAULT_SUITES`.
 """
 
@@ -21,17 +21,17 @@ from x2i_platform.mini.video import frames
 
 Kind = Literal["text", "image", "video"]
 DEFAULT_SUITES: dict[str, Kind] = {**dict.fromkeys(LANGUAGES, "text"), "image": "image", "video": "video"}
-"""What is drawn where no suite is named."""
+"""Suites that are drawn if none is named."""
 ROBUSTNESS = "robustness"
-"""English prompts perturbed in ways that keep the meaning; student and teacher are told the same."""
+"""Perturbed English prompts with the same meaning; student and teacher get the same words."""
 SUITES: dict[str, Kind] = {**DEFAULT_SUITES, ROBUSTNESS: "text"}
 SCENES_SEED = 2026
-"""With the category, which training never draws a stream of scenes by together with this seed."""
+"""Seed of the scenes. Training never combines it with a category."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to draw, and what must be seen."""
+    """One prompt, and the scene that its image must show."""
 
     key: str
     suite: str
@@ -41,24 +41,24 @@ class Case:
     """What is novel in a held-out scene."""
     scene: Scene
     english: str
-    """What the teacher is told."""
+    """The teacher's prompt."""
     text: str | None
-    """What the student is told, or None where it is shown `images`."""
+    """The student's prompt; None if it is shown `images`."""
     images: tuple[Image.Image, ...]
     """One picture, or the frames of a video."""
     seed: int
-    """Of the noise; teacher and student get the same."""
+    """Seed of the noise, the same for teacher and student."""
     group: str = ""
-    """The scene that several cases of a suite share, from the same noise; empty where each has its own."""
+    """Name of the scene that several cases of a suite share, with the same noise; empty if each case has its own."""
 
 
 def cases(suite: str, *, held_out: bool) -> Iterator[Case]:
-    """Cases without end, the categories in turn."""
+    """An endless stream of cases; categories take turns."""
     return _perturbed(held_out=held_out) if suite == ROBUSTNESS else _told(suite, held_out=held_out)
 
 
 def _perturbed(*, held_out: bool) -> Iterator[Case]:
-    """Each scene of the English suite in every perturbation, so that only the words differ from the control's."""
+    """Each scene of the English suite in every perturbation, with the same noise, so that only the words differ."""
     number = 0
     for case in cases("english", held_out=held_out):
         for kind in PERTURBATIONS:
@@ -70,7 +70,7 @@ def _perturbed(*, held_out: bool) -> Iterator[Case]:
 
 def _told(suite: str, *, held_out: bool) -> Iterator[Case]:
     described = SUITES[suite] != "text"
-    # A picture shows every size, so it is judged in full; words may leave sizes open.
+    # A picture shows every size, so all sizes are judged; words may leave sizes open.
     sources = {
         category: scenes(category, held_out=held_out, seed=SCENES_SEED, sized=True if described else None)
         for category in CATEGORIES

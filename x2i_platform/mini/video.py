@@ -1,6 +1,6 @@
-"""Pictures become short videos that end as the picture: its things come one after the other, or slide in together.
+"""Pictures become short videos that end with the picture: its things appear one after another, or slide in together.
 
-Invariant: a frame shows no two things in another arrangement than the picture does, so a video of a scene that training
+Invariant: no frame shows two things in another arrangement than the picture does, so a video of a scene that training
 may see shows no held-out combination.
 """
 
@@ -15,7 +15,7 @@ from x2i_platform.mini.drawing import SIDE, Picture, draw_things
 
 FRAMES = 4
 STILL = 2
-"""The last frames, which show the whole picture at rest."""
+"""Number of last frames that show the whole picture at rest."""
 
 
 def frames(shown: Picture, *, seed: int) -> list[Image.Image]:
@@ -26,14 +26,14 @@ def frames(shown: Picture, *, seed: int) -> list[Image.Image]:
 
 
 def _coming(shown: Picture, *, draw: random.Random) -> list[Image.Image]:
-    """Some of the things, then as many or more of them, each in its place from the beginning."""
+    """Frames in which things appear one by one, each at its final place."""
     order = draw.sample(shown.placed, len(shown.placed))
     counts = sorted(draw.choices(range(1, len(order)), k=FRAMES - STILL))
     return [draw_things(tuple(order[:count])) for count in counts]
 
 
 def _sliding(shown: Picture, *, draw: random.Random) -> list[Image.Image]:
-    """The whole picture, coming from outside along one of four directions."""
+    """Frames in which the whole picture slides in from one of four sides."""
     x, y = draw.choice([(-1, 0), (1, 0), (0, -1), (0, 1)])
     shifts = sorted((draw.uniform(0.1, 0.8) * SIDE for _ in range(FRAMES - STILL)), reverse=True)
     return [draw_things(tuple(replace(p, x=p.x + x * s, y=p.y + y * s) for p in shown.placed)) for s in shifts]

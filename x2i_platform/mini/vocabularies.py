@@ -1,7 +1,8 @@
-"""Tokenizers of the three kinds that FLUX.1 and Qwen2.5-VL use, learnt from the captions while a miniature is built.
+"""The three kinds of tokenizer that FLUX.1 and Qwen2.5-VL use, learnt from the captions when a miniature is built.
 
 Invariants: the same captions give the same vocabulary, bit for bit, in every process. CLIP's and Qwen's cover every
-byte, so no text is lost; T5's covers printable ASCII and the captions, as a Unigram model has no bytes to fall back on.
+byte, so no text is lost; T5's covers printable ASCII and the captions, because a Unigram model cannot fall back on
+bytes.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def _train(
         vocab_size=pieces,
         min_frequency=2,
         initial_alphabet=alphabet,
-        # Named here they have fixed ids; the trainer would number those it meets in the order of a random hash.
+        # Named here, they have fixed ids; the trainer would number them in the order of a random hash.
         special_tokens=[piece + end_of_word_suffix for piece in alphabet] if end_of_word_suffix else [],
         end_of_word_suffix=end_of_word_suffix,
         show_progress=False,

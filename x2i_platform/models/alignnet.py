@@ -1,11 +1,11 @@
-"""AlignNet: the hidden states of all layers of a multimodal LLM in, the DiT's two text conditionings out.
+"""AlignNet maps the hidden states of all layers of a multimodal LLM to the DiT's two text conditionings.
 
-Shape suffixes: B batch, C MLLM layers + 1 (the embedding output counts), S tokens as given, T tokens put out, H hidden
+Shape suffixes: B batch, C MLLM layers + 1 (the embedding output counts), S tokens given, T tokens returned, H hidden
 width of the MLLM, E width of a prompt token, P width of the pooled vector.
 
-Invariants: parameter names and shapes are those of the released X2I checkpoints; the initial weights depend on
-`config.init_seed` alone and drawing them leaves every global random state as it was; the output never depends on what a
-caller left at padded positions, unless `padding` is `reference`.
+Invariants: parameter names and shapes are those of the released X2I checkpoints; the initial weights depend only on
+`config.init_seed`, and drawing them changes no global random state; the output doesn't depend on the values at padded
+positions, unless `padding` is `reference`.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ class AlignNetDims:
     """C: layers of the MLLM plus one for its embedding output."""
     hidden_size: int
     text_tokens: int = 512
-    """Conditioning tokens the DiT was trained with; `zero` and `reference` padding fill up to it. A longer prompt stays
-    as it is: FLUX gives text no positions, so it takes any number of tokens."""
+    """Conditioning tokens that the DiT was trained with; `zero` and `reference` padding fill up to it. Longer
+    prompts are not cut: FLUX gives text no positions, so it takes any number of tokens."""
     prompt_dim: int = 4096
     pooled_dim: int = 768
     t5_heads: int | None = None
-    """Heads of the optional T5 stack; None gives one a `t5_head_dim` of hidden width."""
+    """Heads of the optional T5 stack; None gives one head for each `t5_head_dim` of hidden width."""
     t5_head_dim: int = DEFAULT_T5_HEAD_DIM
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        """The sizes between a recipe's two models. Raises ConfigError for heads that don't divide the width."""
+        """The sizes that a recipe's two models need. Raises ConfigError for heads that don't divide the width."""
         teacher = dit_dims(recipe.teacher.model, revision=recipe.teacher.revision)
         mllm = mllm_dims(recipe.mllm.model, revision=recipe.mllm.revision)
         heads, head_dim = t5_attention(recipe.alignnet, hidden_size=mllm.hidden_size)
@@ -79,7 +79,7 @@ class AlignNet(nn.Module):
         super().__init__()
         self.config = config
         self.dims = dims
-        # Always drawn on the CPU (or not at all, on `meta`), so that one seed means the same weights on every device.
+        # Drawn on the CPU (or not at all, on `meta`), so that a seed means the same weights on every device.
         device = "meta" if torch.get_default_device().type == "meta" else "cpu"
         with torch.random.fork_rng(devices=[]), torch.device(device):
             torch.default_generator.manual_seed(config.init_seed)

@@ -1,7 +1,7 @@
-"""What is known of a model before its weights are loaded: sizes for `plan`, rows for `models`.
+"""What is known about a model before its weights are loaded: sizes for `plan`, rows for `models`.
 
-A local folder is asked first (its config.json files and the headers of its safetensors), then the tables below, then
-the local Hugging Face cache. Nothing is downloaded and torch is not imported. Parameters in the tables were counted by
+A local folder is read first (its config.json files and the headers of its safetensors), then the tables below, then the
+local Hugging Face cache. Nothing is downloaded and torch is not imported. Parameters in the tables were counted by
 building each architecture from its published config on torch's meta device.
 """
 
@@ -25,13 +25,13 @@ from x2i_platform.models.dims import DiTDims, MLLMDims, T5Dims
 
 @dataclass(frozen=True)
 class Family:
-    """What is particular to feeding one family of MLLMs."""
+    """How a family of MLLMs differs in its inputs."""
 
     whole: str
-    """The class of transformers that has the LM head too."""
+    """The transformers class with the LM head."""
     token_types: bool = False
     """Whether the forward takes images, videos and `mm_token_type_ids` (text 0, image 1, video 2). Without the types
-    Qwen2.5-VL places vision tokens wrongly, in silence."""
+    Qwen2.5-VL silently places vision tokens wrongly."""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -67,9 +67,9 @@ class MLLMEntry:
     dims: MLLMDims
     parameters: int
     lm_head_parameters: int = 0
-    """Those of `parameters` that are never loaded; 0 where the head shares the embedding's weights."""
+    """The part of `parameters` that prompt states don't need; 0 if the head shares the embedding's weights."""
     fusion: Fusion | None = None
-    """How AlignNet fuses its layers in the released training code; None where none was released."""
+    """Fusion of the authors' released AlignNet for it; None if none was released."""
     licence: str | None = None
     """As its authors state it: a reminder, not advice."""
 
@@ -187,17 +187,16 @@ def mllm_dims(model: str, *, revision: str | None = None) -> MLLMDims:
 
 
 def teacher_entry(model: str, *, revision: str | None = None) -> TeacherEntry:
-    """What is known of a teacher: a local folder, one of TEACHERS, or a cached hub id.
+    """What is known about a teacher: a local folder, one of TEACHERS, or a cached hub id.
 
-    Raises ConfigError on a model of which nothing is known, WeightsError on a folder without the components of a FLUX
-    pipeline.
+    Raises ConfigError for an unknown model, WeightsError for a folder without the components of a FLUX pipeline.
     """
     folder = _local_folder(model, revision=revision, known=TEACHERS, file="transformer/config.json")
     return _read_teacher(model, folder) if folder else TEACHERS[model]
 
 
 def mllm_entry(model: str, *, revision: str | None = None) -> MLLMEntry:
-    """What is known of an MLLM: a local folder, one of MLLMS, or a cached hub id. Raises like `teacher_entry`."""
+    """What is known about an MLLM: a local folder, one of MLLMS, or a cached hub id. Raises like `teacher_entry`."""
     folder = _local_folder(model, revision=revision, known=MLLMS, file="config.json")
     return _read_mllm(model, folder) if folder else MLLMS[model]
 
@@ -214,7 +213,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _local_folder(model: str, *, revision: str | None, known: Iterable[str], file: str) -> Path | None:
-    """The folder to ask; None where the table knows the answer."""
+    """The folder to read; None if the table has the model."""
     if (folder := Path(model).expanduser()).is_dir():
         return folder
     if model in known:

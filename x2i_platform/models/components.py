@@ -1,7 +1,7 @@
-"""A component of a model folder becomes a frozen module, in the asked dtype, on the asked device.
+"""Loads a component of a model folder as a frozen module, in a dtype, on a device.
 
-Invariants: only safetensors are read, no code in the folder runs, and a component whose weights are incomplete is
-refused; transformers and diffusers would fill the gaps with random numbers and a warning.
+Invariants: only safetensors are read, no code in the folder runs, and a component with missing weights is refused;
+transformers and diffusers would fill the gaps with random numbers and a warning.
 """
 
 from __future__ import annotations
@@ -91,8 +91,9 @@ def load_part(kind: Any, folder: Path) -> Any:
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Failures become one WeightsError. The libraries' bars and reports are silent meanwhile: what matters in them,
-    unset weights, is an error of ours, and an LM head left out on purpose is no news."""
+    """Turn failures into one WeightsError. The libraries' bars and reports are silent meanwhile: unset weights are an
+    error of ours, and an LM head that is left out on purpose is no news.
+    """
     quiet = transformers.utils.logging, diffusers.utils.logging
     before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in quiet]
     for library in quiet:

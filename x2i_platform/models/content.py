@@ -1,7 +1,7 @@
-"""What stands for a folder's weights: one hash over all bytes of all its files.
+"""The identity of a folder's weights: one hash over all bytes of all its files.
 
-Weights are large and seldom change, so a file's hash is kept in the cache folder, beside the file's size and times.
-Invariants: a file that was written since is read again; a damaged or lost note costs only time.
+Weights are large and seldom change, so a file's hash is cached with the file's size and times. Invariants: a file that
+was written since is read again; a damaged or lost cache entry costs only time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LOADED = (".safetensors", ".json", ".txt", ".model", ".jinja")
 WORTH_KEEPING_BYTES = 2**20
 WORTH_SAYING_BYTES = 2**30
 SETTLED_S = 2.0
-"""A file that was written less than this ago may be written again without a change of its times."""
+"""Seconds after which a file's times are trusted: a file may be written twice without a change of its times."""
 log = logging.getLogger(__name__)
 
 
@@ -42,7 +42,7 @@ def _loaded_files(folder: Path) -> Iterator[Path]:
     entered = {folder.resolve()}
     for parent, folders, names in os.walk(folder, followlinks=True):
         below = {name: Path(parent, name).resolve() for name in folders if not name.startswith(".")}
-        # A link to what was entered already adds nothing, and may lead round in a circle.
+        # A link to a folder that was already visited adds nothing, and may form a circle.
         folders[:] = [name for name, place in below.items() if place not in entered]
         entered |= set(below.values())
         yield from (Path(parent, name) for name in names if name.endswith(LOADED) and not name.startswith("."))
@@ -70,7 +70,7 @@ def _digests(folder: Path, paths: Sequence[Path]) -> list[str]:
 
 
 def _mark(path: Path) -> str:
-    """Changes whenever a file's content does. Nobody can set the time of a file's last change of state."""
+    """A value that changes whenever a file's content does. Nobody can set the time of a file's last status change."""
     status = path.stat()
     return f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
@@ -93,7 +93,7 @@ def _read(notes: Path) -> dict[str, str]:
 
 
 def _write(notes: Path, digests: dict[str, str]) -> None:
-    """Keep the hashes, if the disk lets us: without them they are taken again."""
+    """Save the hashes. If the disk refuses, they are computed again next time."""
     with suppress(OSError):
         notes.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         publish(notes, json.dumps(digests).encode())

@@ -1,4 +1,4 @@
-"""Where a model goes."""
+"""Chooses the device of a model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from x2i_platform.errors import ClusterError, StoreError, WeightsError
 
 NOT_A_ROWS_FAULT = (WeightsError, StoreError, torch.AcceleratorError, OSError)
-"""Errors that would hit the next row as well: a model, a disk or a device is broken, and the work must stop."""
+"""Errors that the next row would meet too: a model, a disk or a device is broken, and work must stop."""
 
 
 def choose_device(num_gpus: float) -> str:

@@ -1,4 +1,4 @@
-"""The sizes of the networks a plan counts. Imports no torch."""
+"""Sizes of the networks. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from x2i_platform.errors import ConfigError
 from x2i_platform.models.taps import flux_tap_names
 
 DEFAULT_T5_HEAD_DIM = 128
-"""Width of a head in AlignNet's optional T5 stack, where a recipe names neither it nor their number."""
+"""Width of a head in AlignNet's optional T5 stack, if a recipe gives neither width nor number of heads."""
 
 
 @dataclass(frozen=True)

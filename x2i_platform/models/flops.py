@@ -1,8 +1,8 @@
-"""Floating-point operations of every network of a run, from its sizes alone: 2 a multiply-add, matrix products only.
+"""Floating-point operations of every network, from its sizes: matrix products only, 2 for each multiply-add.
 
-Norms, softmaxes and activations are left out: under 1 % at these widths. Attention counts every pair of tokens, as the
-kernels in use compute it. Backward passes stop at activations, since the DiT's weights are frozen: one product of the
-size of the forward's for each linear layer, two for each of attention's two. A backward through gradient checkpointing
+Norms, softmaxes and activations are left out: under 1 % at these widths. Attention counts every pair of tokens, because
+the kernels in use compute it. Backward passes are those to activations, because the DiT's weights are frozen: one
+product of the size of the forward's for each linear layer, two for each of attention's two. Gradient checkpointing
 costs one more forward. Imports no torch.
 """
 
@@ -26,7 +26,8 @@ def dit_forward(dims: DiTDims, *, image_tokens: int, text_tokens: int) -> int:
 
 
 def dit_backward_to_activations(dims: DiTDims, *, image_tokens: int, text_tokens: int) -> int:
-    """From the velocity to prompt embeds and pooled, of one sample: 89.2 TFLOP for FLUX.1 on 4096 + 512 tokens.
+    """The backward pass from the velocity to prompt embeds and pooled, of one sample: 89.2 TFLOP for FLUX.1 on 4096 +
+    512 tokens.
 
     A loss on the taps alone skips what follows the last tap, under 1 % of this.
     """
@@ -51,8 +52,9 @@ def mllm_prefill(dims: MLLMDims, *, tokens: int) -> int:
 
 
 def mllm_answer(dims: MLLMDims, *, prompt_tokens: int, answer_tokens: int) -> int:
-    """The MLLM answering one prompt token by token, and once more over prompt and answer for the hidden states; without
-    its LM head, as `mllm_prefill`."""
+    """The MLLM answers one prompt token by token, and then runs once over prompt and answer for the hidden states;
+    without its LM head, as in `mllm_prefill`.
+    """
     return 2 * mllm_prefill(dims, tokens=prompt_tokens + answer_tokens)
 
 

@@ -1,8 +1,8 @@
-"""Prompts become the hidden states of all layers of a frozen multimodal LLM: what AlignNet reads.
+"""A frozen multimodal LLM turns prompts into the hidden states of all its layers, which AlignNet reads.
 
-One prefill over the prompt, without the LM head; or over the prompt and the model's own answer to it. Unless asked
-otherwise, only valid positions are given: what stays at padded positions differs between versions and attention
-kernels. Each prompt's states are, up to rounding, those it has alone in a batch.
+That is one prefill over the prompt, without the LM head, or over the prompt and the model's own answer to it. By
+default only valid positions are returned, because values at padded positions differ between versions and attention
+kernels. The states of a prompt are, up to rounding, the same in every batch.
 
 Shape suffixes: B batch, C layers + 1 (the embedding output first, the last after the final norm), S tokens, H width.
 """
@@ -36,7 +36,7 @@ class PromptTooLong(InputError):  # noqa: N818
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said to a prompt."""
+    """The model's answer to a prompt."""
 
     text: str
     states_CSH: Tensor
@@ -46,10 +46,11 @@ class Answer:
 
 
 def caption_tokens(config: MLLMConfig) -> Callable[[str, int], int]:
-    """What counts a caption's tokens in the recipe's templates, without the model: `count(caption, limit)`.
+    """Returns a function that counts a caption's tokens in the recipe's templates, without the model: `count(caption,
+    limit)`.
 
-    Where the caption's bytes show that it is within the limit it gives an upper bound, without tokenizing. Raises as
-    `MLLM.load` does; what it gives raises InputError for a caption that can't be read.
+    If the caption's number of bytes shows that it is within the limit, it returns an upper bound without tokenizing.
+    Raises as `MLLM.load` does; the function raises InputError for a caption that can't be read.
     """
     folder = locate(config.model, revision=config.revision)
     _family(read_config(folder), model=config.model)
@@ -126,7 +127,7 @@ class MLLM:
 
     @torch.no_grad()
     def answers(self, prompts: Sequence[str | Prompt]) -> list[Answer]:
-        """What the model says to each prompt, always with its likeliest token. Raises PromptTooLong."""
+        """The model's answer to each prompt, by greedy decoding. Raises PromptTooLong."""
         inputs = self._read(prompts, limit=self._config.max_tokens)
         if not inputs:
             return []
@@ -144,8 +145,8 @@ class MLLM:
         ]
 
     def _states(self, inputs: list[Inputs], *, kept: Sequence[int], pad_to: int | None) -> list[Tensor]:
-        """Of the last `kept` tokens of each, or of all `pad_to` positions."""
-        # Causal attention keeps what stands right of a prompt out of its states, so any id pads. The reference pads on
+        """States of the last `kept` tokens of each prompt, or of all `pad_to` positions."""
+        # With causal attention, padding on the right doesn't change a prompt's states, so any id will do. The reference
         # the left, with the tokenizer's own token, whose states it feeds on.
         filler = self.tokenizer.pad_token_id or 0 if pad_to else 0
         output = self.model(
@@ -161,12 +162,12 @@ class MLLM:
         ]
 
     def _answer_ids(self, inputs: list[Inputs]) -> list[Tensor]:
-        """The likeliest answers, each up to and with the token that ends it."""
+        """Greedy answers, each up to and including the token that ends it."""
         model = self._with_head()
         filler = self.tokenizer.pad_token_id or 0
         batch = self._on_device(collate(inputs, left=True, filler=filler))
         limit = self._config.answer_tokens
-        # A placeholder in an answer would stand for pixels that nobody gave.
+        # A placeholder in an answer would ask for pixels that nobody gave.
         names = ("image_token_id", "video_token_id")
         placeholders = [found for name in names if (found := getattr(model.config, name, None)) is not None]
         made = model.generate(
@@ -184,7 +185,7 @@ class MLLM:
         return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
 
     def _with_head(self) -> Any:
-        """This model under its LM head, which is read when the first answer is asked for."""
+        """This model with its LM head, which is loaded when the first answer is asked for."""
         if self._whole is None:
             folder = locate(self._config.model, revision=self._config.revision)
             self._whole = load_head(getattr(transformers, self._family.whole), folder, below=self.model)
@@ -220,7 +221,7 @@ class MLLM:
         return inputs
 
     def _processor(self) -> Any:
-        """What cuts images and videos to patches; read when the first one comes."""
+        """The processor of images and videos; loaded when the first one comes."""
         if not self._family.token_types:
             raise InputError(f"MLLM '{self._config.model}' takes text only, not images or videos")
         if self._loaded_processor is None:

@@ -1,8 +1,8 @@
-"""The model folder, which is what this platform makes: plain files, read and written here alone.
+"""The model folder, which is what this platform makes: plain files, written and read only here.
 
     alignnet.safetensors   AlignNet's weights
     config.json            its shape: the recipe's section `alignnet`, and the sizes that the two models decide
-    recipe.json            the recipe, which names the MLLM and the DiT, and how to draw
+    recipe.json            the recipe, which names the MLLM and the DiT, and the settings of generation
     README.md              the model card, in a registered version
 
 Imports no torch until weights are asked for: the registry needs the names alone.

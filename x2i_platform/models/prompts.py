@@ -1,7 +1,4 @@
-"""What an MLLM is asked: content parts in order, text, images and videos, as one user turn.
-
-Audio joins as one more part type here and one more branch in `Prompt.inputs`.
-"""
+"""A prompt for an MLLM: one user turn of content parts in order: text, images and videos."""
 
 from __future__ import annotations
 
@@ -26,12 +23,13 @@ class Video:
 Part = str | Image.Image | Video
 
 AS_TEXT: dict[str, Any] = {"tokenize": True, "add_generation_prompt": True, "sanitize_control_tokens": True}
-"""Of a chat's special tokens only those that the template itself writes are such: `<|im_end|>` in a caption is text."""
+"""Options of a chat template. Only special tokens that the template itself writes count: `<|im_end|>` in a caption
+is text."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One user turn, already worded; a caption becomes one through the recipe's template."""
+    """One user turn. A caption becomes one through the recipe's template."""
 
     parts: tuple[Part, ...]
 
@@ -42,7 +40,7 @@ class Prompt:
 
     @property
     def text(self) -> str:
-        """The words alone; of a prompt without any, its kinds, such as `[image]`."""
+        """The words alone; for a prompt without words its kinds of media, such as `[image]`."""
         words = [part for part in self.parts if isinstance(part, str)]
         return " ".join(words) or " ".join(f"[{_kind(part)}]" for part in self.parts)
 
@@ -52,11 +50,11 @@ class Prompt:
         return tuple(part for part in self.parts if not isinstance(part, str))
 
     def messages(self) -> list[dict[str, Any]]:
-        """The chat that a tokenizer's template renders: plain text where there is nothing else."""
+        """The chat for a tokenizer's template; plain text if there is nothing else."""
         parts: list[Part] = []
         for is_text, run in itertools.groupby(self.parts, key=lambda part: isinstance(part, str)):
             alike = list(run)
-            # Texts are joined, or two of them could make a special token together.
+            # Neighbouring texts are joined; otherwise two of them could form a special token together.
             parts += ["".join(map(str, alike))] if is_text else alike
         if len(parts) == 1 and isinstance(parts[0], str):
             return [{"role": "user", "content": parts[0]}]
@@ -65,7 +63,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a model takes of one prompt. `media` holds its pixels and grids by the forward's argument names."""
+    """Model inputs of one prompt. `media` holds pixels and grids by the forward's argument names."""
 
     ids: Tensor
     """`(S,)`, placeholders of images and videos expanded."""

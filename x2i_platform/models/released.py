@@ -1,6 +1,6 @@
-"""AlignNet's weights in the layouts that X2I's authors released, in and out.
+"""Reads and writes AlignNet in the layouts that X2I's authors released.
 
-Invariants: nothing is unpickled but tensors and plain values; a checkpoint is taken whole or refused with the first
+Invariants: nothing is unpickled but tensors and plain values; a checkpoint is read whole or refused with the first
 thing wrong in it; dtypes and bits survive every round trip; a file appears under its name only when it is complete.
 """
 
@@ -27,7 +27,7 @@ WRAPPERS = ("state_dict", "module", "model", "model_state_dict")
 """Names under which trainers keep a state dict."""
 MAX_WRAPPERS = 8
 ANCHOR = "mlp.layernorm.weight"
-"""Every AlignNet has it, whatever its fusion: what stands before it stands before all names."""
+"""A name that every AlignNet has, whatever its fusion; a prefix of it is a prefix of all names."""
 
 StateDict = dict[str, Tensor]
 
@@ -44,7 +44,7 @@ _DAMAGED = (
     ArithmeticError,
     MemoryError,
 )
-"""What torch and safetensors raise for a file that is cut short, garbage, or a pickle that wants to run code."""
+"""Errors of torch and safetensors for files that are cut short or garbage, or pickles that run code."""
 
 
 def import_checkpoint(
@@ -71,7 +71,7 @@ def import_checkpoint(
 def from_state(
     config: AlignNetConfig, *, dims: AlignNetDims, state: StateDict, source: str = "the state dict"
 ) -> AlignNet:
-    """An AlignNet made of these very tensors, in evaluation mode; raises WeightsError when they don't fit.
+    """An AlignNet with exactly these tensors, in evaluation mode; raises WeightsError if they don't fit.
 
     Keeps their dtype: call `.float()` to train one that was saved in bfloat16.
     """
@@ -108,7 +108,7 @@ def read_weights(path: Path) -> object:
 
 
 def _unwrapped(content: object, *, path: Path) -> tuple[object, Mapping[str, Any]]:
-    """The state dict inside what a trainer saved, and the config beside it; DeepSpeed has it under `module`."""
+    """The state dict in what a trainer saved, and the config beside it; DeepSpeed keeps it under `module`."""
     config: Mapping[str, Any] = {}
     for _ in range(MAX_WRAPPERS):
         if not isinstance(content, dict) or any(isinstance(value, Tensor) for value in content.values()):
@@ -126,7 +126,7 @@ def _unwrapped(content: object, *, path: Path) -> tuple[object, Mapping[str, Any
 
 
 def tensors_of(content: object, *, path: Path) -> StateDict:
-    """The state dict without what wrappers put before every name: `module.`, `_orig_mod.`, a trainer's attributes."""
+    """The state dict without prefixes of wrappers: `module.`, `_orig_mod.`, a trainer's attributes."""
     if not isinstance(content, dict) or not content:
         raise WeightsError(f"{path} holds {type(content).__name__}, not a state dict of AlignNet")
     state: StateDict = {}
@@ -142,7 +142,7 @@ def tensors_of(content: object, *, path: Path) -> StateDict:
 
 
 def _size(state: StateDict, key: str, *, axis: int, num_axes: int, path: Path) -> int:
-    """One axis of a tensor that must be there with that many axes."""
+    """The size of one axis; the tensor must exist and have that many axes."""
     if key not in state:
         raise WeightsError(f"{path} is not an AlignNet: it lacks {key!r}")
     if state[key].dim() != num_axes:
@@ -183,7 +183,7 @@ def _infer(state: StateDict, *, path: Path, num_layers: int) -> tuple[AlignNetCo
 def _check_released_config(
     released: Mapping[str, Any], *, config: AlignNetConfig, dims: AlignNetDims, path: Path
 ) -> None:
-    """A `.pt` says its sizes twice, and its epsilon only here."""
+    """Check a `.pt`'s config against its tensors; only the config has the epsilon."""
     found = {
         "in_channels": dims.num_layers,
         "input_dim": dims.hidden_size,
@@ -206,7 +206,7 @@ def _on_meta(config: AlignNetConfig, *, dims: AlignNetDims) -> AlignNet:
 
 
 def _compare(alignnet: AlignNet, *, state: StateDict, source: str) -> None:
-    """Same names, same shapes, floating point."""
+    """Raise WeightsError unless names and shapes are equal and all tensors are floating point."""
     expected = alignnet.state_dict()
     if missing := sorted(expected.keys() - state.keys()):
         raise WeightsError(f"{source} is not this AlignNet: it lacks {', '.join(map(repr, missing[:3]))}")

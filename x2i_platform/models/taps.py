@@ -1,4 +1,4 @@
-"""What the DiT's attention modules put out, by name, while one forward runs.
+"""Captures the outputs of the DiT's attention modules, by name, while one forward runs.
 
 Names follow the DiT from input to output: `double.0.image`, `double.0.text`, `double.1.image`, …, `single.0`, …: 76 at
 FLUX.1 size. Double blocks give two streams after their output projection and before the gate; single blocks give one
@@ -28,11 +28,11 @@ STREAMS: tuple[Stream, ...] = ("image", "text")
 
 @dataclass(frozen=True)
 class Tap:
-    """One attention output: its name, and what lies on its token axis."""
+    """One attention output: its name, and the streams on its token axis."""
 
     name: str
     streams: tuple[Stream, ...]
-    """Of a double block one; of a single block both, text tokens first."""
+    """One stream for a double block; text and image, in that order, for a single block."""
 
     @classmethod
     def named(cls, name: str) -> Tap:
@@ -44,19 +44,21 @@ class Tap:
         return cls(name, ("text",) if stream == "text" else ("image",))
 
     def num_tokens(self, *, text: int, image: int) -> int:
-        """Length of the token axis, or of what is kept of it, given the lengths of the two streams."""
+        """Length of the token axis, given the lengths of the two streams (whole ones, or the tokens kept)."""
         counts = {"text": text, "image": image}
         return sum(counts[stream] for stream in self.streams)
 
     def join(self, *, text: Tensor, image: Tensor) -> Tensor:
-        """Values of the two streams' tokens, `(…, tokens)`, as they lie on this tap's axis."""
+        """Values of the two streams' tokens, `(…, tokens)`, in the order of this tap's axis."""
         import torch
 
         values = {"text": text, "image": image}
         return torch.cat([values[stream] for stream in self.streams], dim=-1)
 
     def positions(self, *, text_idx: Tensor, image_idx: Tensor, num_text: int) -> Tensor:
-        """Where tokens of the two streams, `(…, tokens)`, lie on this axis: images after `num_text` of text."""
+        """Positions of tokens of the two streams, `(…, tokens)`, on this tap's axis: images follow `num_text` text
+        tokens.
+        """
         return self.join(text=text_idx, image=image_idx + (num_text if "text" in self.streams else 0))
 
     def split(self, output_BND: Tensor, *, num_text: int) -> dict[Stream, Tensor]:
@@ -67,7 +69,7 @@ class Tap:
 
 
 def flux_tap_names(*, num_double: int, num_single: int) -> tuple[str, ...]:
-    """Every tap of a FLUX DiT with that many blocks, in the order in which a forward reaches them."""
+    """Every tap of a FLUX DiT with these numbers of blocks, in the order in which a forward reaches them."""
     double = (f"double.{block}.{stream}" for block in range(num_double) for stream in STREAMS)
     single = (f"single.{block}" for block in range(num_single))
     return (*double, *single)

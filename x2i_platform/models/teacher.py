@@ -1,7 +1,7 @@
-"""The frozen DiT that teaches, and that the student shares: noise and conditioning in, velocity out.
+"""The frozen DiT of teacher and student: noise and conditioning in, velocity out.
 
-It computes what `diffusers.FluxPipeline` does in one denoising step at a set noise level; what its attention modules
-put out on the way is taken with `taps.attention_taps`.
+It computes one denoising step of `diffusers.FluxPipeline` at a given noise level; `taps.attention_taps` captures the
+outputs of its attention modules.
 
 Shape suffixes: B batch, N image tokens, C packed latent channels, T text tokens, E prompt width, P pooled width.
 """
@@ -89,13 +89,14 @@ class Teacher:
         return packed.to(self.dit.device, self.dit.dtype)  # type: ignore[no-any-return]
 
     def sigmas(self, seeds: Sequence[int]) -> Tensor:
-        """The noise level `(B,)` at which each seed's canvas is shown, one of the config's."""
+        """The noise level `(B,)` of each seed's canvas, one of the config's."""
         return torch.tensor([self.config.sigmas[seed % len(self.config.sigmas)] for seed in seeds])
 
     @torch.no_grad()
     def canvas(self, seeds: Sequence[int], *, prompt_embeds_BTE: Tensor, pooled_BP: Tensor) -> Tensor:
-        """What each seed's DiT is shown, `(B, N, C)`: noise, or with `estimate` where one Euler step under this
-        conditioning leads from it, to the seed's noise level, rounded to float16 as it is stored."""
+        """The latents `(B, N, C)` that the DiT is shown: noise of each seed; with `estimate`, the noise after one Euler
+        step under this conditioning to the seed's noise level, rounded to float16 as it is stored.
+        """
         noise_BNC = self.noise(seeds)
         if self.config.canvas == "noise":
             return noise_BNC

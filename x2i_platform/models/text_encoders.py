@@ -67,10 +67,10 @@ class TextEncoders:
 
 
 def as_text(caption: str, *, tokenizer: Any) -> str:
-    """The caption, with a space after the first character of what would be a special token: `< /s>` ends nothing.
+    """The caption with every special token broken by a space after its first character: `< /s>` ends nothing.
 
-    The tokenizer's `split_special_tokens` is not enough: to T5's model `</s>` is also a word of its vocabulary. What
-    only becomes one by the tokenizer's normalization, such as fullwidth letters, counts too.
+    The tokenizer's `split_special_tokens` is not enough: for T5's tokenizer `</s>` is also an entry of its vocabulary.
+    Text that only becomes a special token by normalization, such as fullwidth letters, counts too.
     """
     normalizer = tokenizer.backend_tokenizer.normalizer
     normal = normalizer.normalize_str(caption) if normalizer else caption

@@ -1,4 +1,4 @@
-"""Finds the folder that holds a model's weights, and a short text that stands for exactly those weights.
+"""Finds the folder of a model's weights, and a short text that identifies exactly those weights.
 
 Invariants: a model is a local folder, a `mini:` name or a Hugging Face hub id, tried in that order, and the local cache
 before the network; only files of the kinds in `LOADED` are ever downloaded or count, so no pickle and no code.
@@ -60,7 +60,7 @@ def identity(model: str, *, revision: str | None = None) -> str:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """What a diffusers or transformers folder lacks of its own list: shards, a pipeline's parts, or any weights."""
+    """Files that a diffusers or transformers folder lists but lacks: shards, a pipeline's parts, or any weights."""
     pipeline = folder / "model_index.json"
     if not pipeline.is_file():
         return _missing_weights(folder) if (folder / "config.json").is_file() else ["config.json or model_index.json"]
@@ -109,7 +109,7 @@ def _local_folder(model: str) -> Path | None:
 
 
 def _is_hub_id(model: str) -> bool:
-    """Whether the hub could know this name, by its own rules: `name` or `owner/name`, of letters, digits, `-_.`."""
+    """Whether a name is a valid hub id: `name` or `owner/name`, of letters, digits, `-_.`."""
     return HUB_ID.fullmatch(model) is not None and "--" not in model and ".." not in model
 
 

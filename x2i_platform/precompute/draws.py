@@ -1,6 +1,6 @@
-"""What chance decides for a sample: whose states it gives, which tokens are kept of it.
+"""Random choices for a sample: whose hidden states it stores, and which tokens are kept.
 
-Invariant: every draw is a function of the sample's id and the recipe alone, so it is the same in every run.
+Invariant: every choice is a function of the sample's id and the recipe alone, so it is the same in every run.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from x2i_platform.features.schema import sample_seed
 
 
 def states_kind(sample_id: str, *, config: MLLMConfig) -> States:
-    """Whose states a caption gives; `mixed` decides by its id, so it is the same in every run."""
+    """Whose states are stored for a caption; `mixed` decides by its id, so it is the same in every run."""
     if config.states != "mixed":
         return config.states
     return "answer" if sample_seed(sample_id, seed=0, purpose="states") % 2 else "prompt"
 
 
 def prompt_limit(sample_id: str, *, recipe: Recipe) -> int:
-    """Tokens that a caption may have in the MLLM's templates.
+    """Most tokens that a caption may have in the MLLM's template.
 
-    What the MLLM was asked to take; where AlignNet learns from the prompt's own states, also what the teacher takes.
+    That is what the MLLM is asked to take; if AlignNet learns from prompt states, also what the teacher takes.
     """
     learns = states_kind(sample_id, config=recipe.mllm) == "prompt" and recipe.alignnet.padding != "none"
     return min(recipe.mllm.max_tokens, recipe.teacher.text_tokens) if learns else recipe.mllm.max_tokens

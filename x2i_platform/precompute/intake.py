@@ -1,4 +1,4 @@
-"""From records to samples: every caption gets an id, its duplicates fall away, and what became of each line is counted.
+"""Records become samples: every caption gets an id, duplicates are dropped, and each line is accounted for.
 
 Imports no torch, so captions can be counted for a plan.
 """
@@ -18,16 +18,16 @@ SHOWN_REASONS = 3
 
 @dataclass
 class Intake:
-    """What became of the records read: `lines == len(samples) + duplicates + len(refused)`."""
+    """Counts of the records read: `lines == len(samples) + duplicates + len(refused)`."""
 
     lines: int = 0
     duplicates: int = 0
     refused: list[Row] = field(default_factory=list)
     samples: set[str] = field(default_factory=set)
-    """Ids of the distinct captions read, whether they are new to the store or known."""
+    """Ids of the distinct captions, new or already in the store."""
     new_samples: int = 0
     unfit: list[Row] = field(default_factory=list)
-    """Captions that a stage will quarantine, as far as that is known beforehand."""
+    """Captions that a stage will quarantine, as far as it is known in advance."""
 
     def require_captions(self, path: str) -> None:
         """Raise InputError, with the first reasons, if there is not one caption."""
@@ -36,7 +36,7 @@ class Intake:
             raise InputError(f"captions '{path}' hold no caption in {self.lines} lines{reasons}")
 
     def first_reasons(self) -> str:
-        """Different reasons why records were refused, each with the place of the first."""
+        """The first few distinct reasons why records were refused, each with the place of its first record."""
         first: dict[str, Row] = {}
         for row in (*self.refused, *self.unfit):
             first.setdefault(row["reason"], row)
@@ -45,7 +45,7 @@ class Intake:
 
 
 def unique_samples(records: Iterable[Record], *, intake: Intake) -> Iterator[Row]:
-    """Rows for table `samples`, each caption once; counts and bad records go to `intake`."""
+    """Rows for table `samples`, without duplicates; counts and refused records go to `intake`."""
     for record in records:
         intake.lines += 1
         if record.caption is None:
@@ -70,7 +70,7 @@ class Counted:
 def count_captions(
     records: Iterable[Record], *, path: str, fault: Callable[[Row], str | None] | None = None
 ) -> tuple[Intake, Counted]:
-    """Count the distinct captions, those with a fault, and what became of the other lines.
+    """Count the distinct captions and the other lines; captions with a fault are listed in `unfit`.
 
     Raises InputError if there is no caption.
     """

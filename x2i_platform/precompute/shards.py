@@ -1,9 +1,9 @@
-"""From records to planned shards: the captions a store doesn't know yet are cut into shards.
+"""Captions that a store doesn't know yet are cut into new shards of table `samples`.
 
-Invariants: the plan is table `samples` of the store itself, appended to and never changed; the same records read twice
-plan the same shards, and a run that was killed while planning goes on where it stopped. No id is planned twice, also by
-processes that plan at the same time: shards are appended in order, and who loses a shard's number to another process
-reads what stands there before it goes on.
+Invariants: table `samples` is only appended to, never changed; reading the same records twice gives the same shards,
+and a run that was killed here goes on where it stopped. No id is stored twice, even if several processes add captions
+at once: shards are appended in order, and a process that loses a shard's number to another one reads that shard before
+it goes on.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from x2i_platform.precompute.intake import Intake, unique_samples
 
 
 def plan_shards(store: FeatureStore, records: Iterable[Record], *, samples_per_shard: int) -> Intake:
-    """Append the captions the store doesn't know yet as new shards of table `samples`, and quarantine bad records.
+    """Append the captions that the store doesn't know as new shards of table `samples`, and quarantine bad records.
 
-    Raises StoreError if the plan so far is damaged.
+    Raises StoreError if the table so far is damaged.
     """
     intake = Intake()
     plan = _Plan(store)
@@ -40,7 +40,7 @@ def plan_shards(store: FeatureStore, records: Iterable[Record], *, samples_per_s
 
 
 class _Plan:
-    """Table `samples` as far as it is known, and the rows that wait to be its next shard."""
+    """The ids in table `samples`, and the rows that wait for the next shard."""
 
     def __init__(self, store: FeatureStore) -> None:
         self.store = store
@@ -59,12 +59,12 @@ class _Plan:
         self.num_added = 0
 
     def add(self, row: Row) -> None:
-        """Let a row wait, unless the store holds it."""
+        """Add a row to those that wait, unless the store holds it."""
         if row["sample_id"] not in self.known:
             self.waiting.append(row)
 
     def commit(self) -> None:
-        """Make the waiting rows the next shard. Where another process made it, those of them it lacks wait on."""
+        """Write the waiting rows as the next shard. If another process has written it, rows it lacks keep waiting."""
         with open_shard(self.store, table=SAMPLES, shard=self.next_shard) as writer:
             for row in self.waiting:
                 writer.add(row)

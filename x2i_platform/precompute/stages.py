@@ -41,19 +41,20 @@ from x2i_platform.precompute.draws import draw_tokens, states_kind
 log = logging.getLogger(__name__)
 
 STOPS_THE_SHARD = (*NOT_A_ROWS_FAULT, torch.OutOfMemoryError)
-"""Errors that must not empty it into quarantine: all rows are of one size, so memory is no row's fault either."""
+"""Errors that stop a shard instead of emptying it into quarantine. All rows have one size, so memory is no row's
+fault either."""
 
 
 class UnfitAnswer(InputError):  # noqa: N818
-    """An answer of the MLLM that can't stand in for its caption."""
+    """An answer of the MLLM that can't replace its caption."""
 
 
 SAMPLES_OWN_FAULT = (mllm.PromptTooLong, UnfitAnswer)
-"""Errors that say nothing of the model or the device, even if every sample of a shard has one."""
+"""Errors that are the sample's own fault, even if every sample of a shard has one."""
 
 
 class Stage(ABC):
-    """A model, and the table it fills."""
+    """A frozen model, and the table that it fills."""
 
     table: str
     optional_columns = False
@@ -64,10 +65,10 @@ class Stage(ABC):
 
     @abstractmethod
     def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
-        """Rows of the table for each of some samples."""
+        """The table's rows for each of some samples."""
 
     def inputs(self, shard: int) -> list[Row]:
-        """The samples of a shard, with what else this stage needs of each."""
+        """The samples of a shard, with everything that this stage reads for each."""
         commit = self.store.commit_of(SAMPLES, shard)
         if commit is None:
             raise StoreError(f"shard {shard} is not planned in '{self.store.files.url}'")
@@ -84,8 +85,9 @@ class Stage(ABC):
     def run(self, shard: int) -> bool:
         """Compute and commit a shard; False if it was committed already.
 
-        Raises InputError if every sample fails, and none by its own fault: that is a broken model or device, and a
-        shard committed empty would never be computed again. Whose fault a lone sample is, its neighbours tell.
+        Raises InputError if every sample fails for a reason that isn't its own: then the model or the device is broken,
+        and a shard that is committed empty would never be computed again. If a single sample fails, a neighbour is
+        tried to find out whose fault it is.
         """
         if self.store.commit_of(self.table, shard) is not None:
             return False
@@ -109,7 +111,7 @@ class Stage(ABC):
         return False
 
     def _write_batch(self, writer: ShardWriter, samples: Sequence[Row]) -> list[Exception]:
-        """Add the rows of some samples. Gives the errors of those that were quarantined."""
+        """Add the rows of some samples, and return the errors of those that were quarantined."""
         try:
             results = self.compute(samples)
         except STOPS_THE_SHARD:
@@ -129,7 +131,7 @@ class Stage(ABC):
 
 
 class TextStage(Stage):
-    """Captions, or the MLLM's answers to them, through T5 and CLIP."""
+    """Feeds captions, or the MLLM's answers to them, to T5 and CLIP."""
 
     table = TEXT
 
@@ -138,7 +140,7 @@ class TextStage(Stage):
         self.encoders = TextEncoders.load(recipe.teacher, device=device)
 
     def inputs(self, shard: int) -> list[Row]:
-        """The shard's samples; where the MLLM answers, those that it could answer, with the answers."""
+        """The shard's samples. With answer states: those that the MLLM answered, with their answers."""
         samples = super().inputs(shard)
         if self.recipe.mllm.states == "prompt":
             return samples
@@ -161,14 +163,14 @@ class TextStage(Stage):
         return rows
 
     def _require_short(self, answer: str | None) -> None:
-        """FLUX was trained with cut captions; but the states of a cut answer would say more than the teacher reads."""
+        """Raise UnfitAnswer if T5 would cut the answer: its states would say more than the teacher reads."""
         tokens, limit = self.encoders.num_tokens(answer or ""), self.recipe.teacher.text_tokens
         if tokens > limit:
             raise UnfitAnswer(f"answer of {tokens} T5 tokens, teacher.text_tokens = {limit} fit: {shown(answer or '')}")
 
 
 class MLLMStage(Stage):
-    """Captions through the multimodal LLM."""
+    """Feeds captions to the multimodal LLM."""
 
     table = MLLM
 
@@ -215,7 +217,7 @@ class MLLMStage(Stage):
 
 
 class TargetsStage(Stage):
-    """T5 and CLIP outputs through the DiT: its attention outputs on a canvas of noise."""
+    """Feeds T5 and CLIP outputs to the DiT and keeps its attention outputs on a canvas of noise."""
 
     table = TARGETS
 
@@ -226,7 +228,7 @@ class TargetsStage(Stage):
         self.optional_columns = recipe.teacher.canvas == "estimate"
 
     def inputs(self, shard: int) -> list[Row]:
-        """The shard's samples with their row of table `text`; one that `text` quarantined is left out here too."""
+        """The shard's samples with their rows of table `text`; samples that `text` quarantined are left out."""
         text = read_text(self.store, self.commit_before(TEXT, shard))
         return [{**row, "text": text[row["sample_id"]]} for row in super().inputs(shard) if row["sample_id"] in text]
 

@@ -1,4 +1,4 @@
-"""The way to MLflow: which tracking URIs are accepted, one client a process, and its errors as one line.
+"""The connection to MLflow: accepted tracking URIs, one client per process, errors in one line.
 
 Invariants: a URI that can't work is refused within seconds, before MLflow's own minutes of retries; two processes that
 open a new SQLite file at once both succeed; no message shows a password.
@@ -35,7 +35,7 @@ SQLITE_HEADER = b"SQLite format 3\0"
 ACCEPTED = "sqlite:///PATH/mlflow.db, http(s)://HOST:PORT, postgresql://…, mysql://…, mssql://… or databricks"
 
 OUTSIDE = (MlflowException, SQLAlchemyError, BotoCoreError, ClientError, Boto3Error, OSError, ImportError)
-"""What goes wrong outside our code: servers, databases, disks, object stores, drivers that aren't installed."""
+"""Errors from outside our code: servers, databases, disks, object stores, drivers that aren't installed."""
 
 
 def default_tracking_uri() -> str:
@@ -79,9 +79,9 @@ def connect(uri: str) -> MlflowClient:
 @functools.lru_cache(maxsize=8)
 def _client(uri: str) -> MlflowClient:
     uri = check_tracking_uri(uri)
-    # Somebody may have imported MLflow before this package could set its level.
+    # MLflow may have been imported before this package could set its level.
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
-    # This one logs a traceback of every failed statement before raising it; what is raised becomes our message.
+    # This logger prints a traceback of every failed statement; our message is made from what is raised.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with raising(RegistryError, f"tracking URI {uri!r} can't be used", OUTSIDE), _creation_lock(uri):
         client = MlflowClient(uri, registry_uri=uri)
@@ -100,7 +100,7 @@ def _absolute_sqlite(uri: str) -> str:
         raise RegistryError(f"tracking URI {uri!r} is malformed; use sqlite:///PATH/mlflow.db") from error
     if not url.database or url.database == ":memory:":
         raise RegistryError(f"tracking URI {uri!r} names no file that workers can share; use sqlite:///PATH/mlflow.db")
-    # Only what SQLAlchemy would read otherwise is quoted: MLflow makes the parent folder without unquoting its name.
+    # Only what SQLAlchemy would interpret is quoted: MLflow creates the parent folder without unquoting it.
     path = str(Path(url.database).absolute()).replace("%", "%25").replace("?", "%3F")
     query = uri.partition("?")[2]
     return f"sqlite:///{path}?{query}" if query else f"sqlite:///{path}"
@@ -141,7 +141,7 @@ def _check_server(uri: str) -> None:
 
 
 def _unescaped(uri: str) -> RegistryError:
-    """Others would take a part of the password for the host, and show it in their messages."""
+    """An error for URIs whose password is not escaped: libraries would take a part of it for the host and show it."""
     return RegistryError(f"tracking URI {uri!r}: write / in a password as %2F, ? as %3F, # as %23 and @ as %40")
 
 
@@ -162,7 +162,9 @@ def _check_database(uri: str) -> None:
 
 @contextlib.contextmanager
 def _creation_lock(uri: str) -> Iterator[None]:
-    """One process at a time: of three that ran MLflow's schema migrations on a new file at once, two crashed."""
+    """One process at a time creates a database: of three that ran MLflow's schema migrations on a new file at once, two
+    crashed.
+    """
     path = sqlite_file(uri)
     with contextlib.ExitStack() as held:
         if path is not None:

@@ -1,6 +1,6 @@
-"""What an evaluation leaves in the registry: its report and figures on the model's run, and who is champion.
+"""What an evaluation stores in the registry: its report and figures in the model's run, and the champion.
 
-Invariant: `champion` moves only through `record_gate`, where the gate holds, to the version that was evaluated.
+Invariant: `champion` moves only through `record_gate`, if the gate holds, to the version that was evaluated.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ ARTIFACTS = "evaluation"
 GATE_TAG, REASON_TAG = "x2i.gate", "x2i.gate_reason"
 CURVES = ("kl_per_token", "validation_kl_per_token")
 REPORT_SUFFIXES = (".html", ".json", ".jsonl")
-"""Of a report's own files; a folder that was there before may hold others, such as MLflow's database."""
+"""Endings of a report's own files; the folder may hold others, such as MLflow's database."""
 
 
 def pin(model: str, *, tracking_uri: str) -> str:
-    """`models:/NAME/VERSION` of the version that an alias names now; any other model as it is.
+    """`models:/NAME/VERSION` of the version that an alias names now; other models are returned as they are.
 
-    An evaluation takes hours, in which a training may move the alias. Raises RegistryError.
+    An evaluation takes hours, and a training may move the alias meanwhile. Raises RegistryError.
     """
     database = sqlite_file(tracking_uri)
     if database is not None and not database.exists():
@@ -37,10 +37,11 @@ def pin(model: str, *, tracking_uri: str) -> str:
 
 
 def log_evaluation(model: str, *, folder: Path, metrics: Mapping[str, float], tracking_uri: str) -> str | None:
-    """Put a report and its figures on the run that made a registered model; the run's id, or None for a plain folder.
+    """Log a report and its figures to the run that made a registered model. Returns the run's id, or None for a plain
+    folder.
 
-    The report replaces an earlier one of the same folder name. `model` is pinned, or the run may be another version's.
-    Raises RegistryError.
+    The report replaces an earlier one of the same folder name. `model` must be pinned, or the run may be another
+    version's. Raises RegistryError.
     """
     found = _registered(model, tracking_uri=tracking_uri)
     if found is None:
@@ -53,7 +54,7 @@ def log_evaluation(model: str, *, folder: Path, metrics: Mapping[str, float], tr
                 client.log_artifact(version.run_id, str(path), target)
             elif path.name == "sheets":
                 client.log_artifacts(version.run_id, str(path), f"{target}/{path.name}")
-        # MLflow shows the value with the latest time; of equal times the largest, which may be an older one.
+        # MLflow shows the value with the latest time; among equal times the largest, which may be an older one.
         now_ms = int(time.time() * 1000)
         values = [entities.Metric(name, value, now_ms, 0) for name, value in metrics.items()]
         for start in range(0, len(values), 500):
@@ -62,10 +63,10 @@ def log_evaluation(model: str, *, folder: Path, metrics: Mapping[str, float], tr
 
 
 def record_gate(model: str, *, holds: bool, reason: str, tracking_uri: str) -> str | None:
-    """Write a gate's verdict on the version as tags; where it holds, make the version champion and return its URI.
+    """Write a gate's verdict to the version as tags; if it holds, make the version champion and return its URI.
 
-    A champion whose gate fails stays champion, tagged `failed`, until another version's holds. None for that, and for
-    a plain folder. Raises RegistryError.
+    A champion whose gate fails stays champion, tagged `failed`, until another version's gate holds. Returns None then,
+    and for a plain folder. Raises RegistryError.
     """
     found = _registered(model, tracking_uri=tracking_uri)
     if found is None:
@@ -81,7 +82,7 @@ def record_gate(model: str, *, holds: bool, reason: str, tracking_uri: str) -> s
 
 
 def learning_curves(model: str, *, tracking_uri: str) -> dict[str, list[tuple[int, float]]]:
-    """The losses of the run that made a registered model, by step; nothing for a plain folder. Raises RegistryError."""
+    """The losses of the run that made a registered model, by step; empty for a plain folder. Raises RegistryError."""
     found = _registered(model, tracking_uri=tracking_uri)
     if found is None:
         return {}

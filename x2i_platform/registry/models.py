@@ -1,7 +1,7 @@
-"""Registered models: a folder of plain files becomes a version, and a version becomes a folder of plain files again.
+"""Registered models: a folder of plain files becomes a version, and a version becomes a folder again.
 
 Invariants: the same run, weights and settings give the same version, however often they are registered; a version's
-files are never written over; what is resolved holds exactly the bytes that were registered.
+files are never overwritten; a resolved model holds exactly the bytes that were registered.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ HOW_TO_NAME = "use models:/NAME@ALIAS, models:/NAME/VERSION (or latest), runs:/R
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One registered version; `uri` is `models:/NAME/VERSION`, `source` where its files are stored."""
+    """One registered version. `uri` is `models:/NAME/VERSION`; `source` is where its files are stored."""
 
     name: str
     version: int
@@ -80,7 +80,7 @@ def register(
         versions = client.search_model_versions(f"name='{name}' and run_id='{info.run_id}'")
         found = next((version for version in versions if _holds(version, content=content, settings=settings)), None)
         if found is None:
-            # The files of a version are never written over: others of the same run go beside them.
+            # A version's files are never overwritten: other files of the same run go to a folder beside them.
             path = "model" if not versions else f"model-{digest([content, settings])[:12]}"
             run = client.get_run(info.run_id)
             _log_files(client, folder, run_id=info.run_id, path=path, card=card)
@@ -149,7 +149,7 @@ def resolve(model: str, *, tracking_uri: str) -> Path:
 
 
 def list_models(tracking_uri: str) -> list[RegisteredModel]:
-    """All registered models by name; none where the SQLite file isn't there yet. Raises RegistryError."""
+    """All registered models by name; none without a database. Raises RegistryError."""
     database = sqlite_file(tracking_uri)
     if database is not None and not database.exists():
         return []
@@ -159,7 +159,7 @@ def list_models(tracking_uri: str) -> list[RegisteredModel]:
 
 
 def _holds(version: entities.ModelVersion, *, content: str, settings: str) -> bool:
-    """Whether a version has these weights and these settings; one from before settings were kept is taken for it."""
+    """Whether a version has these weights and settings; a version from before settings were stored counts as a match."""
     tags = version.tags
     return bool(tags.get(CONTENT_TAG) == content and tags.get(SETTINGS_TAG, settings) == settings)
 
@@ -243,7 +243,7 @@ def _registered(client: MlflowClient, found: entities.RegisteredModel) -> Regist
 
 
 def _named(name: str) -> str | None:
-    """MLflow's filter for a name. Neighbours' may hold quotes, which its grammar can't escape: of both, no filter."""
+    """MLflow's filter for a name. Its grammar can't escape quotes: none for a name with both kinds."""
     if "'" not in name:
         return f"name='{name}'"
     return None if '"' in name else f'name="{name}"'

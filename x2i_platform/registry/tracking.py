@@ -56,7 +56,7 @@ MAX_METRICS_PER_BATCH = 1000
 
 @dataclass(frozen=True)
 class RunInfo:
-    """Where a run is; small and picklable. Ray's records of a job show the `repr`, so the URI is not in it."""
+    """Identifies a run; small and picklable. Ray's records of a job show the `repr`, so the URI is not in it."""
 
     run_id: str
     experiment: str
@@ -65,7 +65,7 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run learns from: the feature store's name, the digest of its manifest, and its path or URI."""
+    """The training data of a run: the feature store's name, the digest of its manifest, and its path or URI."""
 
     name: str
     digest: str
@@ -110,10 +110,10 @@ def finish(info: RunInfo, *, status: Literal["FINISHED", "FAILED", "KILLED"] = "
 
 
 class RunLogger:
-    """Writes to an open run, for one process (rank 0), while the machine's load is sampled into `system/…` metrics.
+    """Writes to an open run, for one process (rank 0), and samples the machine's load as `system/…` metrics.
 
-    Metrics are sent in batches; call `flush` before a checkpoint is saved, so that a restart from it leaves no gap.
-    A step that the run already has, from before a restart, is dropped. GPU figures need the package nvidia-ml-py.
+    Metrics are sent in batches; call `flush` before a checkpoint is saved, so that a restart from it leaves no gap. A
+    step that the run already has, from before a restart, is dropped. GPU figures need the package nvidia-ml-py.
     """
 
     def __init__(self, info: RunInfo, *, flush_every_s: float = 5.0, sample_every_s: float = 10.0) -> None:
@@ -149,7 +149,7 @@ class RunLogger:
             logger.warning("%s; %d metric values are lost", lost, len(self._pending))
 
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
-        """Queue one value per name. A server that is away for a while costs a warning, not the training."""
+        """Queue one value per name. A server that is unreachable for a while costs a warning, not the training."""
         now_ms = int(time.time() * 1000)
         for name, value in values.items():
             if step > self._last_steps.get(name, -1):
@@ -170,7 +170,7 @@ class RunLogger:
             log(self.info.run_id, str(path), folder or None)
 
     def flush(self) -> None:
-        """Send what is queued; what can't be sent stays queued. Raises RegistryError."""
+        """Send what is queued; values that can't be sent stay queued. Raises RegistryError."""
         with raising(RegistryError, f"metrics can't be logged to run {self.info.run_id}", OUTSIDE):
             while self._pending:
                 batch = self._pending[:MAX_METRICS_PER_BATCH]
@@ -217,7 +217,7 @@ def _experiment(client: MlflowClient, name: str) -> str:
 
 
 def _artifact_location(tracking_uri: str) -> str | None:
-    """None lets the server decide; a bare database has no server, and MLflow's default would be the current folder."""
+    """The artifact folder of a bare database, which has no server to decide; MLflow's default is the current folder."""
     if tracking_uri.startswith(("http", "databricks")):
         return None
     if root := os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT"):

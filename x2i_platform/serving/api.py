@@ -27,9 +27,9 @@ MAX_SEED = 2**63 - 1
 
 
 class GenerationRequest(BaseModel):
-    """`POST /v1/images/generations`: OpenAI's fields, plus the diffusion settings its schema has no name for.
+    """`POST /v1/images/generations`: OpenAI's fields, plus diffusion settings that its schema has no name for.
 
-    Of fields that we can't honour, the values that change nothing are taken.
+    Of fields that can't be honoured, values that change nothing are accepted.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -55,7 +55,7 @@ class GenerationRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _null_is_the_default(cls, fields: Any) -> Any:
-        """As in OpenAI's schema; its clients send all that they have a name for."""
+        """Treat null as left out, as OpenAI's schema does; its clients send every field they know."""
         return {name: value for name, value in fields.items() if value is not None} if type(fields) is dict else fields
 
     @field_validator("prompt")
@@ -89,7 +89,7 @@ class GenerationRequest(BaseModel):
 
 @dataclass(frozen=True)
 class Made:
-    """An image and what it was made from."""
+    """An image and the request it was made from."""
 
     image: Image.Image
     prompt: str
@@ -98,7 +98,7 @@ class Made:
 
 
 def response_body(made: list[Made], *, facts: Mapping[str, str], output_format: str) -> dict[str, Any]:
-    """OpenAI's answer; `seed` beside each image and `facts` of the model say how to make it again."""
+    """OpenAI's answer. `seed` beside each image and the model's `facts` say how to make it again."""
     data = [
         {"b64_json": base64.b64encode(encode_image(each, facts=facts, output_format=output_format)).decode()}
         | {"seed": each.seed}
@@ -132,7 +132,9 @@ def error_body(
 
 
 def names_of(facts: Mapping[str, str]) -> set[str]:
-    """What a client may call the model: as the service was told, by its version, or by the registered name alone."""
+    """Names that a client may use for the model: the one the service was started with, its version, or its registered
+    name.
+    """
     registered = re.fullmatch(r"models:/([^/@]+)[/@].+", facts["version"])
     return {facts["model"], facts["version"], *(registered.groups() if registered else ())}
 

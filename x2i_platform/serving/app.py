@@ -1,11 +1,11 @@
 """The Ray Serve application: an HTTP ingress in front of replicas that each hold a `Generator`.
 
 The only module that imports ray.serve. Invariants: the queue in front of the replicas is bounded, so a burst is
-answered with 503 and not with an endless wait, as is a request that no replica is left for; a replica serves the model
-that was deployed or none; no path of the server and no traceback reaches a client.
+answered with 503 and not with an endless wait, and so is a request when no replica is left; a replica serves the model
+that was deployed, or none; no path of the server and no traceback reaches a client.
 
-Ray Serve pickles `api` where `serve.ingress` decorates: what is added to it later is lost, and annotations that are
-text, as the usual `__future__` import makes them, find no names to stand for.
+Ray Serve pickles `api` when `serve.ingress` decorates the class: routes that are added later are lost, and annotations
+that are strings, as `from __future__ import annotations` makes them, can't be resolved.
 """
 
 import asyncio
@@ -47,10 +47,10 @@ MAX_ONGOING_REQUESTS = 2
 
 READY_TIMEOUT_S = 2.0
 LIVENESS_S = 1.0
-"""How often it is asked whether a replica is alive, and how often Ray Serve itself looks."""
+"""Seconds between checks whether a replica is alive; Ray Serve itself checks as often."""
 RETRY = {"Retry-After": "5"}
 RANDOM_SEEDS = 2**32
-"""Seeds that nobody asked for stay below this: JavaScript reads whole numbers exactly up to 2**53."""
+"""Random seeds are below this: JavaScript reads whole numbers exactly up to 2**53."""
 
 log = logging.getLogger(__name__)
 api = FastAPI(title="x2i-platform", description="Images from any prompt a multimodal LLM understands.")
@@ -77,7 +77,7 @@ class ImageModel:
         """Answers once the models are loaded."""
 
     async def create(self, request: GenerationRequest) -> dict[str, Any]:
-        """Generate `request.n` images; the text of a client's mistake comes back under `error`."""
+        """Generate `request.n` images; a client's mistake is returned under `error`."""
         first = secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed
         seeds = [(first + i) % (MAX_SEED + 1) for i in range(request.n)]
         settings = request.settings(self.generator.recipe.generate)
@@ -96,7 +96,7 @@ class ImageModel:
 
 
 class NoReplica(Exception):  # noqa: N818
-    """Nobody is there to answer."""
+    """No replica is running."""
 
 
 @serve.ingress(api)
@@ -147,7 +147,7 @@ class Ingress:
         return JSONResponse(body, status_code=400 if "error" in body else 200)
 
     async def _while_alive(self, answer: Awaitable[Any]) -> Any:
-        """The answer. Raises NoReplica once none is left to give it: Ray Serve would wait for the next, for ever."""
+        """Wait for an answer. Raises NoReplica if no replica is left: Ray Serve would wait for ever for the next."""
         pending = asyncio.ensure_future(answer)
         try:
             while not pending.done():
@@ -159,7 +159,7 @@ class Ingress:
             pending.cancel()
 
     async def _some_replica(self) -> bool:
-        """Whether a replica with loaded models runs, as of a moment ago."""
+        """Whether a replica with loaded models is running, checked at most once a second."""
         if time.monotonic() - self.looked_at >= LIVENESS_S:
             self.looked_at = time.monotonic()
             application = (await run_in_threadpool(serve.status)).applications.get(self.application)

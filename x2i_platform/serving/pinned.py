@@ -1,6 +1,6 @@
-"""What a service serves, decided once: a replica that starts later loads exactly this, or doesn't start.
+"""The model of a service, decided once: a replica that starts later loads exactly this model, or doesn't start.
 
-Aliases move, folders are written over, and the hub's default branch goes on; a running service must not follow.
+Aliases move, folders are overwritten, and the hub's default branch changes; a running service must not follow.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from x2i_platform.registry.evaluations import pin
 
 @dataclass(frozen=True)
 class Pinned:
-    """One model, whatever its name comes to mean."""
+    """One model, independent of what its name will mean later."""
 
     name: str
-    """As it was asked for; of a folder its last name, as paths are nobody's business."""
+    """The name as given; for a folder only its last part, because paths are private."""
     source: str
     """`models:/NAME/VERSION`, or a folder."""
     content: str
-    """Identity of the AlignNet folder, the recipe in it included."""
+    """Identity of the model folder, including its recipe."""
     base: dict[str, Any] | None
-    """What makes an image besides it; None where the machine that deploys can't see the DiT and the MLLM."""
+    """Fingerprint of everything else that makes an image; None if the deploying machine can't see the DiT and the
+    MLLM."""
 
     @property
     def version(self) -> str:
-        """What a client is told."""
+        """The version that clients are told."""
         return self.source if self.source.startswith(("models:", "runs:", "mini:")) else self.name
 
     @property
     def facts(self) -> dict[str, str]:
-        """What stands in answers and images; the digest tells apart what has one name."""
+        """Facts for answers and images; the digest distinguishes models with the same name."""
         return {"model": self.name, "version": self.version, "digest": digest([self.content, self.base])[:16]}
 
 
@@ -56,7 +57,7 @@ def pin_model(model: str, *, tracking_uri: str) -> tuple[Pinned, Recipe]:
 
 
 def fetch(pinned: Pinned, *, tracking_uri: str) -> Path:
-    """The folder of a pinned model. Raises WeightsError if it, its DiT or its MLLM are other ones by now."""
+    """The folder of a pinned model. Raises WeightsError if its files, its DiT or its MLLM have changed."""
     folder = models.resolve(pinned.source, tracking_uri=tracking_uri)
     changed = "files" if identity(str(folder)) != pinned.content else None
     if pinned.base and not changed and fingerprint.generation(read_recipe(folder)) != pinned.base:

@@ -1,4 +1,4 @@
-"""The moving average of AlignNet's weights: where a recipe asks for one it is what ships, so also what is validated."""
+"""The moving average of AlignNet's weights. If a recipe asks for one, it is what is validated and registered."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from x2i_platform.training.strategy import Autocast
 
 
 class MovingAverage:
-    """Whole float32 weights by name, on every worker alike; empty until the first update.
+    """Whole float32 weights by name, the same on every worker; empty until the first update.
 
-    It can be called as AlignNet can, outside of DDP and ZeRO: each worker has all of it.
+    It can be called like AlignNet, outside of DDP and ZeRO, because each worker holds all of it.
     """
 
     def __init__(self, alignnet: AlignNet, *, config: TrainConfig) -> None:
@@ -29,7 +29,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, weights: Mapping[str, Tensor]) -> None:
-        """Move towards these weights; the first ones are taken as they are."""
+        """Move towards these weights; the first update copies them."""
         if not self.weights:
             self.weights = {name: weight.clone() for name, weight in weights.items()}
             return

@@ -27,11 +27,13 @@ from x2i_platform.training.strategy import MOMENTS, OptimizerState
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything a resumed training starts from. Position in the data and learning rate follow from the updates."""
+    """Everything that a resumed training starts from. The position in the data and the learning rate follow from the
+    updates.
+    """
 
     optimizer: OptimizerState
     ema: dict[str, Tensor]
-    """Moving average by parameter name; empty where the recipe keeps none."""
+    """Moving average by parameter name; empty if the recipe keeps none."""
 
 
 def save(folder: Path, state: TrainingState, *, alignnet: AlignNet, recipe: Recipe) -> None:

@@ -1,9 +1,9 @@
-"""From committed shards to training batches.
+"""Training batches from committed shards.
 
 Shape suffixes: B batch, C MLLM layers + 1, S tokens, H hidden width, T kept tokens, D channels.
 
-Invariant: which samples step n trains on is a pure function of (seed, the shards), whatever the number of workers; a
-worker takes its slice of each step's samples.
+Invariant: the samples of step n are a pure function of the seed and the shards, whatever the number of workers; a
+worker takes its slice of them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from x2i_platform.features.store import FeatureStore, Manifest
 from x2i_platform.models.alignnet import pad_states
 
 SHARDS_HELD = 2
-"""Decoded shards a reader keeps: samples are shuffled inside a shard and shards among each other."""
+"""Open shards that a reader keeps: samples are shuffled inside a shard, and shards among each other."""
 
 
 @dataclass(frozen=True)
 class StatesBatch:
-    """What AlignNet takes of some samples, side by side."""
+    """AlignNet's inputs for some samples."""
 
     sample_ids: tuple[str, ...]
     states_BCSH: Tensor
@@ -52,7 +52,7 @@ class StatesBatch:
 
 @dataclass(frozen=True)
 class Batch(StatesBatch):
-    """What distillation takes. Every sample keeps the same number of tokens, though not the same ones."""
+    """Inputs of a distillation step. Every sample keeps the same number of tokens, but not the same tokens."""
 
     seeds: tuple[int, ...]
     text_idx_BT: Tensor
@@ -65,14 +65,14 @@ class Batch(StatesBatch):
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a sample lies."""
+    """The shard and id of a sample."""
 
     shard: int
     sample_id: str
 
 
 def split(store: FeatureStore, manifest: Manifest, *, validation_share: float) -> tuple[list[Place], list[Place]]:
-    """Samples that all tables hold: those to train on and those only ever evaluated, each in store order.
+    """Samples that all tables hold, divided into those to train on and those held out, each in store order.
 
     Raises TrainingError if there is nothing to train on.
     """
@@ -96,12 +96,12 @@ def split(store: FeatureStore, manifest: Manifest, *, validation_share: float) -
 
 
 def _is_held_out(sample_id: str, *, share: float) -> bool:
-    """Decided by the caption's id alone, so a caption never changes sides as a store grows."""
+    """Decided by the caption's id alone, so a caption stays on its side as the store grows."""
     return sample_seed(sample_id, seed=0, purpose="validation") / 2**63 < share
 
 
 def endless_order(places: Sequence[Place], *, seed: int) -> Iterator[Place]:
-    """Epoch after epoch, each in its own order: shards shuffled, then samples inside each shard."""
+    """An endless sequence of epochs, each in its own order: shards are shuffled, then samples inside each shard."""
     by_shard: dict[int, list[Place]] = {}
     for place in places:
         by_shard.setdefault(place.shard, []).append(place)
@@ -118,7 +118,7 @@ def endless_order(places: Sequence[Place], *, seed: int) -> Iterator[Place]:
 
 
 class StepSampler:
-    """For each micro-batch of one worker, the places of its samples: `accumulation` of them an optimizer step."""
+    """Yields the places of each micro-batch of one worker; an optimizer step has `accumulation` of them."""
 
     def __init__(
         self, places: Sequence[Place], *, config: TrainConfig, steps: range, rank: int = 0, world: int = 1
@@ -156,7 +156,7 @@ class Reader(Protocol[AnySample_co]):
 
 
 class ShardDataset(Dataset[AnySample_co]):
-    """Samples by place, keeping the last few shards open. A subclass names the tables that it reads, and no other."""
+    """Samples by place; the last few shards stay open. A subclass names the tables that it reads."""
 
     tables: ClassVar[tuple[str, ...]]
     reader: ClassVar[Callable[..., Reader[Any]]]
@@ -193,7 +193,7 @@ class FeatureDataset(ShardDataset[Sample]):
 
 @dataclass(frozen=True)
 class Collate:
-    """Puts samples side by side; a value, so that a loader process can be sent one."""
+    """Collates samples; plain values, so that it can be sent to a loader process."""
 
     padding: Padding
     text_tokens: int
@@ -213,7 +213,7 @@ class Collate:
 
 
 def pad_samples(samples: Sequence[Sample] | Sequence[TextSample], *, padding: Padding, text_tokens: int) -> StatesBatch:
-    """States side by side. Raises TrainingError for more MLLM tokens than the teacher has: its own would not match."""
+    """Collate states. Raises TrainingError for more MLLM tokens than the teacher has: they would not match."""
     states = [sample.states_CSH for sample in samples]
     longest = max(states_CSH.shape[1] for states_CSH in states)
     if padding != "none" and longest > text_tokens:
@@ -223,13 +223,13 @@ def pad_samples(samples: Sequence[Sample] | Sequence[TextSample], *, padding: Pa
 
 
 def _stacked(canvases: Sequence[Tensor | None]) -> Tensor | None:
-    """A recipe stores them for all samples or for none."""
+    """The canvases of all samples, or None: a recipe stores them for all or for none."""
     there = [canvas for canvas in canvases if canvas is not None]
     return torch.stack(there) if there else None
 
 
 def _indices(sample: Sample, name: str) -> list[int]:
-    """One draw serves all taps of a sample; a tap of one stream has the other's list empty."""
+    """Kept indices of a sample: one draw serves all taps, and a tap of one stream has an empty list for the other."""
     draws: list[tuple[int, ...]] = [getattr(target, name) for target in sample.targets.values()]
     longest = max(draws, key=len)
     return list(longest)

@@ -1,4 +1,4 @@
-"""One training, planned: which samples, which sizes, under which fingerprint. Reads no tensor."""
+"""One training, prepared: its samples, sizes and fingerprint. Reads no tensor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Job:
     recipe: Recipe
     store: str
     manifest: Manifest
-    """The store as it was found; workers read no commit record again."""
+    """The store as the job found it; workers don't read the commit records again."""
     train_samples: int
     held_out_samples: int
     manifest_digest: str
@@ -54,7 +54,7 @@ def prepare(recipe: Recipe, *, store: str) -> Job:
 
 
 def describe(job: Job) -> dict[str, Any]:
-    """What a training would do and cost."""
+    """What a training would do and cost, for `--dry-run`."""
     recipe = job.recipe
     cost = plan_recipe(recipe, rows=job.train_samples + job.held_out_samples)
     return {

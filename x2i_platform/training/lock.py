@@ -1,4 +1,4 @@
-"""The same training, started twice, runs once: the second waits for the first, and then finds what it left."""
+"""The same training, started twice, runs once: the second process waits for the first and returns its result."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ log = logging.getLogger(__name__)
 def alone(name: str, *, runs: str, database: Path | None) -> Iterator[None]:
     """Hold a training for the length of the block: its folder, and its run in a database that is a file.
 
-    On local disks by the operating system's locks, which end with their process however it ends. Raises StoreError
-    where a folder can't be locked.
+    On local disks these are the operating system's locks, which end with their process. Raises StoreError if a folder
+    can't be locked.
     """
     with ExitStack() as held:
         if "://" in runs:
             held.enter_context(_leased(Files(runs), name))
-        # Sorted, so that two processes that lock the same folders don't wait for one another.
+        # Sorted, so that two processes that lock the same folders can't wait for each other.
         folders = {Path(runs).resolve()} if "://" not in runs else set()
         for folder in sorted(folders | ({database.parent.resolve()} if database else set())):
             path = folder / f".{name}.lock"

@@ -34,14 +34,14 @@ from x2i_platform.training.warm_start import TextCollate, TextDataset, spread_of
 
 Metrics = dict[str, float]
 MAX_VALIDATION_SAMPLES = 64
-"""Held-out samples lie scattered over the shards, and each costs the reading of one."""
+"""Most held-out samples that are validated: they are scattered over the shards, and each costs reading one."""
 SPREAD_SAMPLES = 64
-"""The first ones to train on give the variances by which the warm start weighs its errors."""
+"""Training samples from which the variances are taken that weigh the warm start's errors."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Who this process is among the workers."""
+    """This process's rank, and the number of workers."""
 
     rank: int
     world: int
@@ -50,7 +50,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Data:
-    """Where the samples are, and which are trained on."""
+    """The store, its training samples and its held-out samples."""
 
     store: str
     manifest: Manifest
@@ -60,32 +60,32 @@ class Data:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What the loop tells the world. Both are called on every worker; what they do on each is theirs to decide."""
+    """Functions that the loop calls to log and to save. Both are called on every worker."""
 
     log: Callable[[int, Metrics], None]
-    """Takes a step of the phase."""
+    """Called with a step of the phase and its metrics."""
     save: Callable[[int, TrainingState, Metrics], None]
-    """Takes the number of updates, over both phases."""
+    """Called with the number of updates over both phases, the state and the metrics."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training: what it reads, its loss, its rate, the names of its metrics. Its steps count from 1."""
+    """A phase of a training: its data, loss, learning rate and names of metrics. Its steps count from 1."""
 
     updates_before: int
     steps: int
     dataset: type[ShardDataset[Any]]
     collate: Callable[[Sequence[Any]], Any]
     step: Callable[..., StepResult]
-    """Takes the student and a `batch=`."""
+    """Called with the student and `batch=`."""
     rate: Callable[[int], float]
-    """Learning rate of a step, here counted from 0."""
+    """Learning rate of a step; here steps count from 0."""
     figure: str
-    """What loss / num_tokens is called, and `validation_…` on captions never trained on."""
+    """Name of loss / num_tokens, and with the prefix `validation_` of the same on held-out captions."""
     prefix: str = ""
 
     def named(self, metrics: Metrics) -> Metrics:
-        """The metrics under names of this phase."""
+        """Metrics with this phase's prefix."""
         return {f"{self.prefix}{name}": value for name, value in metrics.items()}
 
 
@@ -112,7 +112,7 @@ class Trainer:
         self.average.weights = {name: each.to(self.worker.device, copy=True) for name, each in state.ema.items()}
 
     def train(self, hooks: Hooks) -> None:
-        """Run the steps that are left. Raises TrainingError for a loss or gradient that is not finite."""
+        """Run the remaining steps. Raises TrainingError for a loss or gradient that is not finite."""
         for phase in self._phases():
             self._run(phase, hooks=hooks)
 
@@ -177,10 +177,10 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, phase: Phase) -> Metrics:
-        """The phase's figure on captions never trained on; empty where the recipe holds none out.
+        """The phase's figure on held-out captions; empty if the recipe holds none out.
 
-        It is that of the weights a checkpoint of now would ship: the moving average, where there is one. Then the
-        figure of the weights themselves is given too, under `…_raw`.
+        It is measured with the weights that a checkpoint would ship now: the moving average, if there is one. Then the
+        figure of the weights themselves is returned too, under `…_raw`.
         """
         places = self.data.held_out[:MAX_VALIDATION_SAMPLES]
         dataset = phase.dataset(self.data.store, self.data.manifest)
@@ -206,7 +206,9 @@ class Trainer:
         return replace(result, loss=result.loss.detach())
 
     def _mean_loss(self, results: Sequence[StepResult], *, what: str, step: int) -> float:
-        """Over micro-batches and workers. Raises TrainingError on every worker alike: none is left waiting."""
+        """Mean loss over micro-batches and workers. Raises TrainingError on every worker alike, so that none waits for
+        ever.
+        """
         losses = torch.stack([result.loss for result in results]).tolist()  # the step's one wait for the device
         mean = _sum_over_workers(sum(losses), self.worker) / (len(losses) * self.worker.world)
         if not math.isfinite(mean):
@@ -241,7 +243,7 @@ def learning_rate(step: int, *, config: TrainConfig) -> float:
 
 
 class _Meter:
-    """Means since the last log."""
+    """Means of the metrics since the last log."""
 
     def __init__(self, figure: str) -> None:
         self._figure = figure

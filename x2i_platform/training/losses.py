@@ -85,13 +85,13 @@ def require_finite(value: Tensor, *, what: str, step: int) -> float:
 
 @dataclass(frozen=True)
 class _Terms:
-    """All that the loss takes besides the tensors it differentiates."""
+    """Everything that the loss needs besides the tensors that it differentiates."""
 
     targets: tuple[Tensor, ...]
     weights: tuple[Tensor | None, ...]
     temperature: float
     student_first: bool
-    """KL(student || teacher) and not KL(teacher || student)."""
+    """True for KL(student || teacher), False for KL(teacher || student)."""
     needs_grad: tuple[bool, ...]
 
 
@@ -153,7 +153,7 @@ def _tap_kl(student_BnD: Tensor, *, terms: _Terms, index: int) -> tuple[Tensor, 
 
 
 class _Workspace(NamedTuple):
-    """The buffers of one chunk of tokens, `(N, D)` each; the functions below say what they leave in them."""
+    """Buffers of one chunk of tokens, `(N, D)` each; the functions below say what they leave in them."""
 
     student_ND: Tensor
     target_ND: Tensor

@@ -1,4 +1,4 @@
-"""The distillation step: MLLM states → AlignNet → frozen DiT → its attention outputs against the teacher's.
+"""The distillation step: MLLM states → AlignNet → frozen DiT → attention outputs, compared with the teacher's.
 
 Shape suffixes: B batch, S tokens, T kept tokens, N tokens of a tap, D channels.
 
@@ -26,15 +26,15 @@ Student = Callable[..., Conditioning]
 
 @dataclass(frozen=True)
 class StepResult:
-    """Loss of one micro-batch, and what it is a mean of."""
+    """Loss of one micro-batch, and the number of tokens it stands for."""
 
     loss: Tensor
-    """Distillation's is the reference's: KL summed over taps, tokens and channels, divided by the batch; estimated from
-    the tokens kept so that its expectation is that of all tokens."""
+    """The reference's loss in distillation: KL summed over taps, tokens and channels, divided by the batch size. It
+    is estimated from the kept tokens, and its expectation is that of all tokens."""
     sample_ids: tuple[str, ...]
     num_tokens: int
-    """Tokens, over all taps of one sample, that the loss stands for: loss / num_tokens is the KL per token. 1 where
-    the loss is a mean as it is."""
+    """Tokens over all taps of one sample, so that loss / num_tokens is the KL per token. 1 if the loss is a mean
+    already."""
 
 
 def distill_step(student: Student, *, teacher: Teacher, batch: Batch, config: TrainConfig) -> StepResult:
@@ -72,7 +72,7 @@ def _canvas(batch: Batch, *, teacher: Teacher) -> Tensor:
 
 
 def _weights(batch: Batch, *, teacher: Teacher, num_text: int) -> tuple[Tensor, Tensor]:
-    """How many text and image tokens each kept one stands for, `(B, T)`: the inverse of its chance to be drawn."""
+    """Text and image tokens that each kept one stands for, `(B, T)`: the inverse of its chance to be drawn."""
     text_share = teacher.num_text_tokens / max(batch.text_idx_BT.shape[1], 1)
     image_share = teacher.num_image_tokens / max(batch.image_idx_BT.shape[1], 1)
     text_BT = (batch.text_idx_BT < num_text).float() * text_share

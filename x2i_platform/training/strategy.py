@@ -64,7 +64,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def restore(self, state: OptimizerState) -> None:
-        """Continue as if this strategy had made the updates of the state itself."""
+        """Continue as if this strategy had made the state's updates itself."""
 
 
 class DDP(Strategy):
@@ -200,7 +200,7 @@ class ZeRO(Strategy):
         utils.safe_set_local_optimizer_state(parameter, padded[rank * size : (rank + 1) * size], moment)
 
     def _create_moments(self) -> None:
-        """DeepSpeed makes AdamW's moments at the first step only: take one of no size, before they are overwritten."""
+        """DeepSpeed creates AdamW's moments at the first step: take a step with rate 0 before they are overwritten."""
         dims = self.alignnet.dims
         device = self._engine.device
         states_BCSH = torch.zeros(1, dims.num_layers, 1, dims.hidden_size, device=device)
@@ -212,7 +212,9 @@ class ZeRO(Strategy):
 
 
 class Autocast(nn.Module):
-    """AlignNet in the recipe's precision. Inside what is wrapped, as DeepSpeed switches off an autocast around it."""
+    """AlignNet in the recipe's precision. It is inside the wrapped module because DeepSpeed switches off an outer
+    autocast.
+    """
 
     def __init__(self, alignnet: AlignNet, *, config: TrainConfig) -> None:
         super().__init__()
@@ -233,7 +235,7 @@ def build_strategy(name: str, *, alignnet: AlignNet, config: TrainConfig, micro_
 
 
 def _choose_accelerator() -> None:
-    """DeepSpeed guesses its accelerator from what is installed; without a GPU it must be told."""
+    """Tell DeepSpeed its accelerator: it guesses from what is installed, and is wrong without a GPU."""
     import os
 
     if not torch.cuda.is_available():

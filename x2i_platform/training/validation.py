@@ -1,4 +1,4 @@
-"""How close the student is to the teacher on captions it was never trained on."""
+"""Measures how close the student is to the teacher on captions it was not trained on."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from x2i_platform.training.losses import attention_kl
 def attention_distance(
     student: Conditioning, *, goal: Conditioning, teacher: Teacher, seeds: Sequence[int], config: TrainConfig
 ) -> float:
-    """KL per token, in nats, between the DiT's attention outputs under two conditionings: all taps and tokens.
+    """KL per token, in nats, between the DiT's attention outputs under two conditionings, over all taps and tokens.
 
-    Where the student has another number of text tokens than the teacher, only image tokens are compared.
+    If the student has another number of text tokens than the teacher, only image tokens are compared.
     """
     canvas_BNC = teacher.canvas(seeds, prompt_embeds_BTE=goal.prompt_embeds_BTE, pooled_BP=goal.pooled_BP)
     taken = []
@@ -46,7 +46,7 @@ def attention_distance(
 def shared_out(places: Sequence[Place], *, rank: int, world: int) -> tuple[list[Place], int]:
     """A worker's places, and how many of them count.
 
-    All workers get the same number, as ZeRO-3's forward is collective; a repeated place at the end counts nothing.
+    All workers get the same number, because ZeRO-3's forward is collective; a repeated place at the end doesn't count.
     """
     rounds = -(-len(places) // world)
     indices = range(rank, rounds * world, world)

@@ -21,11 +21,11 @@ from x2i_platform.training.data import ShardDataset, StatesBatch, pad_samples
 from x2i_platform.training.step import StepResult, Student
 
 FINAL_RATE = 0.1
-"""Share of the rate that is left at the last step."""
+"""Share of the learning rate at the last step."""
 
 
 class TextDataset(ShardDataset[TextSample]):
-    """Samples of the warm start."""
+    """Samples for the warm start."""
 
     tables = (MLLM, TEXT)
     reader = TextShardReader
@@ -33,7 +33,7 @@ class TextDataset(ShardDataset[TextSample]):
 
 @dataclass(frozen=True)
 class TextBatch(StatesBatch):
-    """What the warm start takes."""
+    """Inputs of a warm start step."""
 
     prompt_embeds_BTE: Tensor
     pooled_BP: Tensor
@@ -58,14 +58,14 @@ class TextCollate:
 
 @dataclass(frozen=True)
 class Spread:
-    """Variance of T5's tokens and of CLIP's vector, each over all its numbers: what makes their errors comparable."""
+    """Variances of T5's tokens and of CLIP's vector, each over all numbers: they make the two errors comparable."""
 
     prompt_embeds: float
     pooled: float
 
 
 def spread_of(rows: Iterable[TextRow]) -> Spread:
-    """Of some captions, held one at a time: a row of FLUX.1's T5 has two million numbers."""
+    """Variances over some captions, read one at a time: a row of FLUX.1's T5 has two million numbers."""
     parts = [(_moments(row.prompt_embeds_TE), _moments(row.pooled_P)) for row in rows]
     return Spread(*(_variance(torch.stack(moments)) for moments in zip(*parts, strict=True)))
 
@@ -81,9 +81,10 @@ def _variance(moments: Tensor) -> float:
 
 
 def warm_start_step(student: Student, *, batch: TextBatch, spread: Spread) -> StepResult:
-    """Mean squared error of all T positions, padded ones too, as the DiT sees them all, and of the pooled vector.
+    """Mean squared error over all T positions, padded ones too because the DiT sees them, plus that of the pooled
+    vector.
 
-    Each is divided by its variance: whoever put out the mean alone would have a loss of 2.
+    Each is divided by its variance: an AlignNet that returns only the means would have a loss of 2.
     """
     prompt_embeds_BTE, pooled_BP = student(batch.states_BCSH.float(), mask_BS=batch.mask_BS)
     loss = _squared_error(prompt_embeds_BTE, batch.prompt_embeds_BTE) / spread.prompt_embeds

@@ -18,7 +18,7 @@ LANGUAGES: tuple[Language, ...] = get_args(Language)
 
 
 class Grammar(Protocol):
-    """What a language's module says: each function gives phrasings, the plainest first."""
+    """The functions of a language's module; each returns phrasings, the plainest first."""
 
     def one(self, thing: Thing) -> list[str]:
         """A single thing."""
@@ -27,10 +27,10 @@ class Grammar(Protocol):
         """Two to four things alike."""
 
     def placed(self, first: Thing, *, relation: Relation, second: Thing) -> list[str]:
-        """Two things and where the first is, seen from the second."""
+        """Two things with a relation: where the first is, seen from the second."""
 
     def together(self, first: Thing, *, second: Thing) -> list[str]:
-        """Two things, without a word on which is where."""
+        """Two things without a relation."""
 
 
 GRAMMARS: dict[Language, Grammar] = {
@@ -44,7 +44,7 @@ GRAMMARS: dict[Language, Grammar] = {
 
 
 def phrasings(scene: Scene, *, language: Language) -> list[str]:
-    """Every caption of a scene, always in the same order, none twice; the first is the plainest."""
+    """Every caption of a scene, in a fixed order, without duplicates; the first is the plainest."""
     grammar = GRAMMARS[language]
     if scene.second is None:
         said = grammar.one(scene.first) if scene.count == 1 else grammar.several(scene.first, count=scene.count)
@@ -56,7 +56,7 @@ def phrasings(scene: Scene, *, language: Language) -> list[str]:
 
 
 def caption(scene: Scene, *, language: Language = "english", seed: int) -> str:
-    """One phrasing of a scene, drawn evenly from all of the language's."""
+    """One phrasing of a scene, drawn uniformly from all phrasings of the language."""
     return random.Random(f"caption {scene} {language} {seed}").choice(phrasings(scene, language=language))
 
 

@@ -63,7 +63,7 @@ ENDINGS: dict[Case, dict[Gender, str]] = {
     "dative": {"masculine": "en", "neuter": "en"},
     "genitive": {"masculine": "en", "neuter": "en"},
 }
-"""Of adjectives after "ein"."""
+"""Endings of adjectives after "ein"."""
 NUMERALS = {2: "zwei", 3: "drei", 4: "vier"}
 PREPOSITIONS: dict[Relation, tuple[str, str]] = {
     "left of": ("links von", "links neben"),

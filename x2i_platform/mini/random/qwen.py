@@ -25,7 +25,7 @@ IMAGE_SIDE_LIMIT = 224
 
 def write(folder: Path, *, captions: Sequence[str]) -> None:
     """Build model, tokenizer and processor settings and save them under `folder`; about 0.3 million parameters."""
-    # Whole reference prompts, so that the words around a caption are short too.
+    # The tokenizer learns whole reference prompts, so that the words around a caption are few tokens too.
     prompts = [REFERENCE_TEMPLATE.format(caption=caption) for caption in captions]
     chat = ["system\nYou are a helpful assistant.\n", "user\n", "assistant\n"] * len(captions)
     words = qwen_tokenizer([*captions, *prompts, *chat], chat_template=chat_template_path().read_text("utf-8"))
@@ -69,5 +69,5 @@ def _config(words: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
 
 
 def _thirds(total: int) -> list[int]:
-    """`total` in three parts that differ by at most one, the first the smallest."""
+    """Split `total` into three parts that differ by at most one; the first is the smallest."""
     return [total // 3, (total + 1) // 3, (total + 2) // 3]

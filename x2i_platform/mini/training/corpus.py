@@ -16,12 +16,12 @@ from x2i_platform.mini.languages import LANGUAGES, Language, caption, chinese, j
 from x2i_platform.mini.scenes import CATEGORIES, Category, Scene, scenes
 
 SHARES: dict[Category, int] = {"single": 2, "colour": 1, "count": 4, "position": 6, "binding": 3}
-"""How often training sees each category: the harder, the more often."""
+"""Share of each category in training; harder ones are more frequent."""
 
 CAPTIONS, CAPTIONS_SEED = 6000, 77
 """English captions that ship."""
 CAPTION_SHARES: dict[Category, int] = {"single": 2, "colour": 1, "count": 4, "position": 6, "binding": 7}
-"""How often they tell of each category: what the teacher itself finds hardest, most often."""
+"""Share of each category in the shipped captions; what the teacher finds hardest is most frequent."""
 
 _WORDS = [
     word
@@ -29,13 +29,13 @@ _WORDS = [
     for word in sorted({*grammar.NOUNS.values(), *grammar.COLOURS.values()}, key=lambda word: (-len(word), word))
 ]
 UNSPACED_WORDS = re.compile(f"({'|'.join(map(re.escape, _WORDS))})")
-"""Where Chinese and Japanese name a shape or a colour."""
+"""Patterns of words for shapes and colours in Chinese and Japanese, which are written without spaces."""
 
 
 def training_scenes(
     *, seed: int, sized: bool | None = None, shares: Mapping[Category, int] = SHARES
 ) -> Iterator[Scene]:
-    """Scenes without end, never held out."""
+    """An endless stream of scenes, none of them held out."""
     draw = random.Random(f"training {seed}")
     sources = {category: scenes(category, held_out=False, seed=seed, sized=sized) for category in CATEGORIES}
     while True:
@@ -52,13 +52,13 @@ def tokenizer_texts(language: Language, *, count: int = 4000) -> list[str]:
 
 
 def all_tokenizer_texts() -> list[str]:
-    """Captions in every language; those that write no spaces in pieces, so that no token spans two words."""
+    """Captions in every language. Those written without spaces are split, so that no token spans two words."""
     texts = [text for language in LANGUAGES for text in tokenizer_texts(language)]
     return [piece for text in texts for piece in UNSPACED_WORDS.split(text) if piece]
 
 
 def distillation_captions() -> list[str]:
-    """The English captions that ship for AlignNet to learn from: in every phrasing, none twice."""
+    """The shipped English captions that AlignNet learns from: every phrasing, no duplicates."""
     chosen: dict[str, None] = {}
     for number, scene in enumerate(training_scenes(seed=CAPTIONS_SEED, shares=CAPTION_SHARES)):
         chosen[caption(scene, seed=number)] = None

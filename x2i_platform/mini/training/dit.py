@@ -1,7 +1,7 @@
-"""The teacher's CLIP and DiT, trained by flow matching on the VAE's latents and a frozen T5's tokens.
+"""Training of the teacher's CLIP and DiT: flow matching on the VAE's latents, with a frozen T5's tokens.
 
-T5 has learned from text which of two things is where, see `text`. CLIP's pooled vector also has to tell the batch's
-pictures apart, as CLIP was trained to do.
+T5 has already learned from text which of two things is where, see `text`. CLIP's pooled vector must also tell the
+batch's pictures apart, as in CLIP's own training.
 
 Shape suffixes: B batch, N image tokens, C packed latent channels, T text tokens.
 """
@@ -33,9 +33,9 @@ from x2i_platform.mini.vocabularies import clip_tokenizer, t5_tokenizer
 SEED = 12
 SCHEDULE = Schedule(steps=8000, batch=64, lr=2e-3, warmup=200, ema=0.999)
 POOL = 60_000
-"""Pictures of a pool; their latents are computed once."""
+"""Number of pictures in a pool; their latents are computed once."""
 SIGMA_MEAN, SIGMA_STD = 0.8, 1.2
-"""Noise levels are logit-normal, most of them high: what stands where is decided in nearly pure noise."""
+"""Noise levels are logit-normal and mostly high, because the layout is decided in nearly pure noise."""
 LATENT_DIM = 4 * LATENT_CHANNELS
 CLIP_TOKENS = 32
 PROMPT_DIM = 128
@@ -47,12 +47,12 @@ POOLS: Mapping[str, tuple[int, Mapping[Category, int]]] = {
     "latents.pt": (SEED, SHARES),
     "latents-and.pt": (SEED + 2, {"single": 1, "colour": 1, "count": 2, "position": 3, "binding": 9}),
 }
-"""Seed and shares of the scenes. Hardest is "and": what comes where is left open, and two places have to settle on
+"""Seed and category shares of each pool. "And" is hardest: the layout is open, and the two places have to settle on
 different things."""
 
 
 class TeacherParts(nn.Module):
-    """The teacher without its VAE; `tower` sees latents and is dropped after training."""
+    """The teacher without its VAE. `tower` encodes latents and is dropped after training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def _start_as_identity(dit: FluxTransformer2DModel) -> None:
 
 @dataclass(frozen=True)
 class Pool:
-    """Scenes and the packed latents of one picture of each."""
+    """Scenes, and for each the packed latents of one picture."""
 
     scenes: list[Scene]
     latents: Tensor
@@ -130,7 +130,7 @@ class Pool:
 def build(
     parts: TeacherParts, *, vae: AutoencoderKL, folder: Path, schedule: Schedule = SCHEDULE, pool_size: int = POOL
 ) -> None:
-    """Train CLIP and the DiT in place, or continue to; T5 is frozen already."""
+    """Train CLIP and the DiT in place, or continue; T5 is frozen."""
     pool = joined([latent_pool(folder / name, vae=vae, size=pool_size) for name in POOLS])
     inputs = hashlib.sha256(pool.latents.numpy().tobytes()).hexdigest()
 
@@ -181,7 +181,7 @@ def predict(
 
 
 def latent_pool(path: Path, *, vae: AutoencoderKL, size: int) -> Pool:
-    """Latents of a pool's pictures, `(size, N, C)` in half precision, computed once."""
+    """Latents of a pool's pictures, `(size, N, C)`, computed once and kept in half precision."""
     seed, shares = POOLS[path.name]
     chosen = list(islice(training_scenes(seed=seed, shares=shares), size))
     if not path.is_file():
@@ -192,7 +192,7 @@ def latent_pool(path: Path, *, vae: AutoencoderKL, size: int) -> Pool:
 
 
 def joined(pools: Sequence[Pool]) -> Pool:
-    """One pool of all."""
+    """Join pools into one."""
     return Pool([scene for pool in pools for scene in pool.scenes], torch.cat([pool.latents for pool in pools]))
 
 

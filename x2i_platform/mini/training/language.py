@@ -1,10 +1,11 @@
-"""The language model of the miniature MLLM: it says in English what a caption in any of six languages says.
+"""Training of the miniature MLLM's language model: it repeats in English what a caption in any of six languages says.
 
-Besides predicting words it is asked to hold, at its answer, the same hidden states whatever language the prompt came
-in: real multilingual models do so by their size and data, this one because the loss says so. And it can't lean on the
-words it has said: some are hidden, and nothing is learnt of how prompts go on, or it would know that no training
-caption has a triangle after "blue" and say something else for a blue triangle. Shape suffixes: B batch,
-S tokens, V vocabulary, H width.
+Next to predicting words, its loss asks for the same hidden states at the answer whatever the language of the prompt.
+Real multilingual models have that from their size and data. It must not rely on its own earlier words: some are hidden,
+and it isn't trained to continue prompts. Otherwise it would learn that no training caption has a triangle after "blue",
+and would name another shape for a blue triangle.
+
+Shape suffixes: B batch, S tokens, V vocabulary, H width.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from x2i_platform.mini.vocabularies import VISION_TOKENS, qwen_tokenizer
 
 SEED = 13
 SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=100, ema=0.998)
-"""The batch is of scenes; each is told in English and in one other language."""
+"""A batch is counted in scenes; each has an English caption and one in another language."""
 STATES_WEIGHT = 1.0
 HIDDEN_SHARE = 0.5
-"""Of an answer's words, in every other dialogue, that the model doesn't see while it says the next ones."""
+"""Share of an answer's words that are hidden from the model while it predicts the next ones, in every other
+dialogue."""
 LONGEST_ANSWER = 32
-"""Tokens, with room to spare."""
+"""Most tokens of an answer, with a margin."""
 WIDTH = 128
 LAYERS = 4
 HEADS = 4
@@ -42,13 +44,13 @@ PATCH, MERGE = 8, 2
 
 
 def words() -> Qwen2Tokenizer:
-    """Byte-level BPE over captions of all languages; no piece names two of colour and shape."""
+    """Byte-level BPE over captions of all languages; no piece covers both a colour and a shape."""
     chat = ["user\n", "assistant\n"] * 1000
     return qwen_tokenizer([*all_tokenizer_texts(), *chat], chat_template=chat_template_path().read_text("utf-8"))
 
 
 def untrained(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
-    """Qwen2.5-VL's architecture, every part."""
+    """A complete Qwen2.5-VL with random weights."""
     torch.manual_seed(SEED)
     text = {
         "vocab_size": len(tokenizer),
@@ -87,13 +89,13 @@ class Dialogues:
     ids_BS: Tensor
     mask_BS: Tensor
     answer_BS: Tensor
-    """True where the token in this place belongs to the answer, its end included."""
+    """True at tokens of the answer, including its end token."""
     shown_BS: Tensor
-    """The ids with some of the answer's hidden: what the model sees."""
+    """The ids with some of the answer's tokens hidden: what the model sees."""
 
 
 def build(folder: Path, *, schedule: Schedule = SCHEDULE) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer]:
-    """Train, or continue to. The vision tower is left as it was initialised."""
+    """Train or continue. The vision tower stays as it was initialised."""
     tokenizer = words()
     model = untrained(tokenizer)
     model.model.visual.requires_grad_(False)
@@ -117,8 +119,8 @@ def _loss(
     batch = hide(batch, rows=count, seed=step, token=hidden_token(tokenizer))
     states, logits_BSV = run(model, batch)
     figures = cross_entropies(logits_BSV, batch)
-    apart = states_apart(states, batch)
-    return {"loss": figures["answer"] + STATES_WEIGHT * apart, **figures, "apart": apart}
+    distance = states_apart(states, batch)
+    return {"loss": figures["answer"] + STATES_WEIGHT * distance, **figures, "apart": distance}
 
 
 def dialogues(tokenizer: Any, prompts: Sequence[str], *, answers: Sequence[str]) -> Dialogues:
@@ -150,12 +152,12 @@ def collate(heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]], *, f
 
 
 def hidden_token(tokenizer: Any) -> int:
-    """Stands in for a hidden word: one of Qwen2.5-VL's that no prompt of ours holds."""
+    """The id that replaces a hidden word: one of Qwen2.5-VL's that no prompt here holds."""
     return int(tokenizer.convert_tokens_to_ids(VISION_TOKENS["vision_pad_token"]))
 
 
 def hide(batch: Dialogues, *, rows: int, seed: int, token: int) -> Dialogues:
-    """The dialogues with some words of their answers hidden, the same ones in rows that are `rows` apart."""
+    """Hide some words of the answers. Rows that are `rows` apart have the same words hidden."""
     draw = torch.Generator().manual_seed(seed)
     hidden_RA = torch.rand(rows, LONGEST_ANSWER, generator=draw) < HIDDEN_SHARE
     hidden_RA[::2] = False
@@ -165,7 +167,7 @@ def hide(batch: Dialogues, *, rows: int, seed: int, token: int) -> Dialogues:
 
 
 def run(model: Qwen2_5_VLForConditionalGeneration, batch: Dialogues) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Hidden states of all layers and the logits, of text alone."""
+    """Hidden states of all layers and the logits for a batch of text."""
     positions = torch.arange(batch.ids_BS.shape[1]).expand(3, len(batch.ids_BS), -1)
     output = model.model.language_model(
         input_ids=batch.shown_BS, position_ids=positions, use_cache=False, output_hidden_states=True
@@ -174,7 +176,7 @@ def run(model: Qwen2_5_VLForConditionalGeneration, batch: Dialogues) -> tuple[tu
 
 
 def cross_entropies(logits_BSV: Tensor, batch: Dialogues) -> dict[str, Tensor]:
-    """Of the answers' tokens, and the share of answers that are right to the last token."""
+    """Cross-entropy of the answers' tokens, and the share of answers that are right to the last token."""
     losses_BS = nn.functional.cross_entropy(logits_BSV[:, :-1].transpose(1, 2), batch.ids_BS[:, 1:], reduction="none")
     answer_BS = batch.answer_BS[:, 1:]
     wrong_BS = (logits_BSV[:, :-1].argmax(-1) != batch.ids_BS[:, 1:]) & answer_BS
@@ -185,7 +187,7 @@ def cross_entropies(logits_BSV: Tensor, batch: Dialogues) -> dict[str, Tensor]:
 
 
 def states_apart(states: Sequence[Tensor], batch: Dialogues) -> Tensor:
-    """How far the answers' states of a batch's second half lie from those of the first, in units of their variance.
+    """Distance between the answers' states in the second and in the first half of a batch, in units of their variance.
 
     The first half is the goal and gets no gradient.
     """

@@ -1,7 +1,7 @@
 """Muon (Jordan et al., 2024): momentum whose matrices are made orthogonal by Newton-Schulz steps, in float32.
 
-`torch.optim.Muon` does the same in bfloat16, which CPUs without that format emulate: there it took two thirds of a
-step of the miniature's language model. Matrices of one shape go through the steps side by side.
+`torch.optim.Muon` does the same in bfloat16. CPUs without bfloat16 emulate it: there it took two thirds of a step of
+the miniature's language model. Matrices of one shape are processed together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ MOMENTUM = 0.95
 
 
 class Muon(torch.optim.Optimizer):
-    """For 2-D weights. An update's root mean square is 0.2 times `lr`, about AdamW's, so both take the same `lr`."""
+    """Optimizer for 2-D weights. An update's root mean square is 0.2 times `lr`, about AdamW's, so both use the same
+    `lr`.
+    """
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
@@ -40,7 +42,7 @@ class Muon(torch.optim.Optimizer):
                     parameter.add_(direction, alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
-        """Nesterov's, with the gradient taken in."""
+        """Nesterov momentum, updated with the gradient."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
@@ -51,7 +53,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest matrices `(K, M, N)` whose singular values are about 1."""
+    """The nearest matrices `(K, M, N)` with singular values of about 1."""
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)

@@ -1,6 +1,6 @@
-"""Trained parts become the folders that ship: a FLUX pipeline and a Qwen2.5-VL, in half precision, with a manifest.
+"""Trained parts become the folders that ship: a FLUX pipeline and a Qwen2.5-VL in half precision, with a manifest.
 
-Invariant: the manifest says of every weights file its SHA-256, and of every part its seed, steps and last figures.
+Invariant: the manifest holds the SHA-256 of every weights file, and the seed, steps and last figures of every part.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def write_qwen(folder: Path, *, model: Qwen2_5_VLForConditionalGeneration, token
 
 
 def write_captions(path: Path) -> None:
-    """What AlignNet learns from, one caption a line."""
+    """Write the captions that AlignNet learns from, one a line."""
     path.write_text("\n".join(distillation_captions()) + "\n", encoding="utf-8")
 
 
 def write_manifest(folder: Path, *, logs: Path) -> None:
-    """How the models were made: of every part its seed, steps, seconds and last figures, and the weights' SHA-256.
+    """Write how the models were made: seed, steps, seconds and last figures of every part, and the weights' SHA-256.
 
     `logs` is the folder of the build.
     """

@@ -1,10 +1,11 @@
-"""T5's training, on text alone: its tokens come to say which thing is where.
+"""Training of T5 on text alone: its tokens learn to say which thing is where.
 
-A T5 that learns from the DiT's loss alone names shapes and colours, but stays at chance on which of two things is the
-left one; real ones come with that from their own training. Learned queries read each thing's attributes from T5's
-tokens and are dropped afterwards. In half of the captions some words are hidden, so that what a token says of a colour
-doesn't come to depend on the shape it stands beside: some combinations are never seen. Shape suffixes: B batch, T
-tokens, D width, R the two things.
+A T5 that learns from the DiT's loss alone names shapes and colours, but stays at chance on which of two things is on
+the left. Real T5 models have learned that in their own training. Here learned queries read each thing's attributes from
+T5's tokens; they are dropped afterwards. In half of the captions some words are hidden, so that a token's colour
+doesn't come to depend on the shape beside it: some combinations are never seen.
+
+Shape suffixes: B batch, T tokens, D width, R the two things.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from x2i_platform.mini.training.trainer import Schedule, train
 SEED = 13
 SCHEDULE = Schedule(steps=800, batch=128, lr=2e-3, warmup=50, ema=0.99)
 TEXT_TOKENS = 24
-"""What every English caption fits in."""
+"""Text length: every English caption fits."""
 DIRECTION_BIAS = 2.0
 HIDDEN_SHARE = 0.3
-"""Of the words for shapes, colours and sizes in every other caption."""
+"""Share of the words for shapes, colours and sizes that are hidden in every other caption."""
 NONE = -1
-"""Label of what a caption doesn't have."""
+"""Label of an attribute that a caption doesn't have."""
 ATTRIBUTES: Mapping[str, int] = {"shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES) + 1}
-"""How many values each has; a size may also be left open."""
+"""Number of values of each attribute; a size may also be open."""
 ARRANGEMENTS = ("left of", "above", "and", "alone")
 
 
@@ -56,7 +57,7 @@ class Reader(nn.Module):
 
 
 class Pupil(nn.Module):
-    """T5 and what reads it."""
+    """T5 and the queries that read it."""
 
     def __init__(self, t5: T5EncoderModel) -> None:
         super().__init__()
@@ -67,7 +68,7 @@ class Pupil(nn.Module):
 def build(
     folder: Path, *, config: T5Config, tokenizer: PreTrainedTokenizerBase, schedule: Schedule = SCHEDULE
 ) -> T5EncoderModel:
-    """Train a T5, or continue to; it comes back frozen."""
+    """Train a T5 or continue; returns it frozen."""
     torch.manual_seed(SEED)
     t5 = T5EncoderModel(config)
     _look_both_ways(t5)
@@ -82,7 +83,9 @@ def build(
 
 @torch.no_grad()
 def _look_both_ways(t5: T5EncoderModel) -> None:
-    """One head of T5 prefers what precedes, one what follows; from no preference order is learned late or never."""
+    """Let one head of T5 prefer earlier tokens and one later tokens; without such a bias the order is learned late or
+    never.
+    """
     attention = t5.encoder.block[0].layer[0].SelfAttention
     bias = attention.relative_attention_bias.weight
     preceding = attention.relative_attention_num_buckets // 2
@@ -117,7 +120,7 @@ def _cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A caption, and what is asked of it."""
+    """A caption and its labels."""
 
     text: str
     things: list[list[int]]
@@ -125,12 +128,14 @@ class Lesson:
 
 
 def lesson(scene: Scene, *, seed: int, hide: bool, unknown: str) -> Lesson:
-    """One caption of a scene. First is the left or upper thing; of "and", the one that the caption names first."""
+    """One caption of a scene. The first thing is the left or upper one; with "and", the one that the caption names
+    first.
+    """
     text, draw = caption(scene, seed=seed), random.Random(f"lesson {scene} {seed}")
-    told = plainest(scene)
-    if scene.second and not scene.relation and text.index(told.first.shape) > text.index(told.things[1].shape):
-        told = told.converse()
-    things = [told.first, *([told.second] if told.second else [])]
+    standard = plainest(scene)
+    if scene.second and not scene.relation and text.index(standard.first.shape) > text.index(standard.things[1].shape):
+        standard = standard.converse()
+    things = [standard.first, *([standard.second] if standard.second else [])]
     values = dict.fromkeys(value for thing in things for value in (thing.shape, thing.colour, thing.size) if value)
     hidden: set[str] = {value for value in values if hide and draw.random() < HIDDEN_SHARE}
     for value in hidden:
@@ -140,12 +145,12 @@ def lesson(scene: Scene, *, seed: int, hide: bool, unknown: str) -> Lesson:
 
 
 def _words(value: str) -> tuple[str, ...]:
-    """How captions say a shape, colour or size, the longest first."""
+    """Words for a shape, colour or size, the longest first."""
     return (english.PLURALS.get(value, value), english.SYNONYMS.get(value, value), value)  # type: ignore[call-overload]
 
 
 def _labels(thing: Thing, *, hidden: set[str]) -> list[int]:
-    """Of the words that are not hidden."""
+    """Labels of the words that are not hidden."""
     return [
         NONE if thing.shape in hidden else SHAPES.index(thing.shape),
         NONE if thing.colour in hidden else COLOURS.index(thing.colour),

@@ -1,7 +1,7 @@
-"""One resumable training loop for all the miniature's parts.
+"""One resumable training loop for all parts of the miniature.
 
-Invariants: what a step sees depends on the seed and the step's number alone, so a run that was killed continues as if
-it had not been; a checkpoint appears whole or not at all.
+Invariants: what a step sees depends only on the seed and the step's number, so a killed run continues as if nothing had
+happened; a checkpoint appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ LOG = "log.jsonl"
 LOG_EVERY = 50
 
 Loss = Callable[[int], Mapping[str, Tensor]]
-"""The step's number in; `loss`, which is minimised, and further figures for the log."""
+"""Maps a step's number to `loss`, which is minimised, and further figures for the log."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long, from how much and how fast a part learns."""
+    """Steps, batch size and learning rates of a part."""
 
     steps: int
     batch: int
@@ -48,11 +48,11 @@ class Schedule:
 
 
 def train(model: nn.Module, loss: Loss, *, schedule: Schedule, folder: Path, title: str, inputs: str = "") -> nn.Module:
-    """Train `model` in place, from the folder's last checkpoint on, and give it its averaged weights.
+    """Train `model` in place from the folder's last checkpoint on, and give it its averaged weights.
 
-    A checkpoint belongs to its beginning: the schedule, every weight the model comes with, frozen ones included, and
-    `inputs`, a digest of what else the loss depends on. Raises TrainingError for a checkpoint of another beginning, and
-    for a gradient that is not finite.
+    A checkpoint holds a digest of what the run began with: the schedule, every weight of the model, frozen ones
+    included, and `inputs`, a digest of everything else the loss depends on. Raises TrainingError for a checkpoint of
+    another beginning, and for a gradient that is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     run = _Run(model, schedule=schedule, beginning=_beginning(model, schedule=schedule, inputs=inputs))
@@ -75,7 +75,7 @@ def train(model: nn.Module, loss: Loss, *, schedule: Schedule, folder: Path, tit
 
 
 class _Run:
-    """What a checkpoint holds: the model's trained weights, their average, the optimizers, how far it got."""
+    """State of a run, which a checkpoint holds: trained weights, their average, the optimizers, the step."""
 
     def __init__(self, model: nn.Module, *, schedule: Schedule, beginning: str) -> None:
         self.step, self.seconds = 0, 0.0
@@ -84,7 +84,7 @@ class _Run:
         self._average = {name: parameter.detach().clone() for name, parameter in _trained(model)}
 
     def update(self, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take one step; the figures with the gradient's norm."""
+        """Take one step and return its figures, with the gradient's norm."""
         figures["loss"].backward()  # type: ignore[no-untyped-call]
         parameters = [parameter for _, parameter in _trained(self._model)]
         norm = nn.utils.clip_grad_norm_(parameters, self._schedule.max_grad_norm)
@@ -134,7 +134,7 @@ class _Run:
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
     def finish(self) -> None:
-        """The averaged weights become the model's."""
+        """Give the model its averaged weights."""
         self._give(self._average)
 
     @torch.no_grad()
@@ -185,7 +185,7 @@ def _log(path: Path, *, step: int, seconds: float, figures: Mapping[str, Tensor]
 
 
 def _forget(path: Path, *, after: int) -> None:
-    """Drop what was logged past the checkpoint, for those steps are taken again, and a line that a kill tore."""
+    """Drop log lines after the checkpoint, whose steps are taken again, and a line that a kill cut short."""
     if not path.is_file():
         return
     lines = [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]

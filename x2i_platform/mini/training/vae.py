@@ -1,7 +1,7 @@
-"""The VAE: pictures to latents and back, learnt from pictures of scenes that training may see.
+"""Training of the VAE, which encodes pictures to latents and back, on pictures of scenes that training may see.
 
-It minimises the negative evidence lower bound of a Gaussian decoder, so latents hold what the picture needs and the
-decoder draws clean edges from latents that are a little off, as a sampler's are.
+It minimises the negative evidence lower bound of a Gaussian decoder. So latents hold what the picture needs, and the
+decoder draws clean edges from slightly wrong latents, which is what a sampler produces.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from x2i_platform.mini.training.trainer import Schedule, train
 
 SEED = 11
 PIXEL_SIGMA = 0.07
-"""Standard deviation of the Gaussian decoder, of pixels from -1 to 1. Larger: fewer, noisier, more robust latents."""
+"""Standard deviation of the Gaussian decoder, for pixels from -1 to 1. A larger one gives fewer, noisier, more
+robust latents."""
 SCHEDULE = Schedule(steps=2500, batch=32, lr=2e-3, muon=False, weight_decay=0.0, ema=0.995)
 LATENT_CHANNELS = 16
 STANDARDISED_OVER = 512
-"""Pictures."""
+"""Pictures over which latents are standardised."""
 
 
 def untrained() -> AutoencoderKL:
@@ -47,7 +48,7 @@ def untrained() -> AutoencoderKL:
 
 
 def build(folder: Path, *, schedule: Schedule = SCHEDULE) -> AutoencoderKL:
-    """Train, or continue to; then set the latents' shift and scale to zero mean and unit variance."""
+    """Train or continue; then set the latents' shift and scale to zero mean and unit variance."""
     vae = untrained()
     train(vae, lambda step: _loss(vae, count=schedule.batch, step=step), schedule=schedule, folder=folder, title="vae")
     vae.eval().requires_grad_(False)
@@ -62,7 +63,7 @@ def _loss(vae: AutoencoderKL, *, count: int, step: int) -> Mapping[str, Tensor]:
     decoded = vae.decode(posterior.mean + posterior.std * noise).sample
     squared = (decoded - pixels).square().mean()
     kl = posterior.kl().mean() / posterior.mean[0].numel()
-    # Both per latent value: 3 x 64 pixels belong to each latent place of 16 channels.
+    # Both losses are per latent value: 3 x 64 pixel values belong to each place of 16 latent channels.
     weight = pixels[0].numel() / posterior.mean[0].numel() / (2 * PIXEL_SIGMA**2)
     return {"loss": weight * squared + kl, "rmse": squared.sqrt() * 127.5, "kl": kl}
 

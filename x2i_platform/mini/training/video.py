@@ -1,7 +1,7 @@
-"""The last stage of the miniature MLLM: all of it learns videos, and goes on with pictures and captions meanwhile.
+"""The last training stage of the miniature MLLM: the whole model learns videos, together with pictures and captions.
 
-The language model has to move for videos: only it sees the frames of different times together. What holds it in
-place is that its answers' states stay those of the language stage.
+The language model has to be trained for videos, because it alone sees the frames of different times together. Its
+answers' states are kept at those of the language stage.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from x2i_platform.mini.video import FRAMES, frames
 SEED = 15
 PAIRS = FRAMES // 2
 SCHEDULE = Schedule(steps=500, batch=24, lr=6e-4, warmup=50, ema=0.99)
-"""The batch is of each kind: captions, pictures, videos."""
+"""The batch size counts for each kind: captions, pictures, videos."""
 STATES_WEIGHT = 1.0
 
 
@@ -53,7 +53,7 @@ def build(
     folder: Path,
     schedule: Schedule = SCHEDULE,
 ) -> None:
-    """Train all of the model in place, or continue to."""
+    """Train the whole model in place, or continue."""
     fixed = copy.deepcopy(model).requires_grad_(False)
     model.requires_grad_(True)
 
@@ -65,7 +65,7 @@ def build(
 
 
 def _loss(model: Any, fixed: Any, tokenizer: Qwen2Tokenizer, *, count: int, step: int) -> Mapping[str, Tensor]:
-    """The sum over the three kinds. What is told may leave sizes and places open, what is shown can't."""
+    """Sum of the losses of the three kinds. A caption may leave sizes and places open; a picture or video can't."""
     draw = random.Random(f"video {SEED} {step}")
     seed = 1_000_003 * SEED + step
     pictures = training_pictures(seed=seed, count=2 * count)
@@ -81,8 +81,8 @@ def _loss(model: Any, fixed: Any, tokenizer: Qwen2Tokenizer, *, count: int, step
     with torch.no_grad():
         goals, _ = run(fixed, english)
 
-    told = [caption(scene, language=draw.choice(LANGUAGES), seed=step + 1) for scene in captioned]
-    text = hidden(dialogues(tokenizer, told, answers=answers[:count]))
+    texts = [caption(scene, language=draw.choice(LANGUAGES), seed=step + 1) for scene in captioned]
+    text = hidden(dialogues(tokenizer, texts, answers=answers[:count]))
     image = hidden(vision_dialogues(tokenizer, answers=answers[count : 2 * count]))
     video = hidden(vision_dialogues(tokenizer, answers=answers[2 * count :], kind="video", pairs=PAIRS))
     clips = video_patches_of([frames(one, seed=step) for one in filmed])
@@ -96,7 +96,7 @@ def _loss(model: Any, fixed: Any, tokenizer: Qwen2Tokenizer, *, count: int, step
         found = cross_entropies(logits_BSV, batch)
         part = slice(index * count, (index + 1) * count)
         goal = [layer_BSH[part][english.answer_BS[part]] for layer_BSH in goals]
-        apart = apart_from(goal, states, batch)
-        figures |= {kind: found["answer"], f"{kind}_exact": found["exact"], f"{kind}_apart": apart}
+        distance = apart_from(goal, states, batch)
+        figures |= {kind: found["answer"], f"{kind}_exact": found["exact"], f"{kind}_apart": distance}
     losses = [figures[kind] + STATES_WEIGHT * figures[f"{kind}_apart"] for kind in outputs]
     return {"loss": torch.stack(losses).sum(), **figures}

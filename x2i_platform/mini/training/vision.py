@@ -1,8 +1,9 @@
-"""The eyes of the miniature MLLM: its vision tower and merger learn to speak the frozen language model's words.
+"""Training of the miniature MLLM's vision tower and merger: they learn to speak the frozen language model's words.
 
-First the tower alone learns what stands in each 16-pixel square; then, through the frozen language model, to make it
-answer a picture with its description, from the same hidden states as an English caption gives. Shape suffixes: B
-batch, S tokens, N merged vision tokens, H width.
+First the tower alone learns what is in each 16-pixel square. Then it learns through the frozen language model: a
+picture must be answered with its description, from the same hidden states as an English caption gives.
+
+Shape suffixes: B batch, S tokens, N merged vision tokens, H width.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class Tower(nn.Module):
-    """The vision tower with a head that names what stands in each square; the head is dropped."""
+    """The vision tower with a head that names the content of each square; the head is dropped later."""
 
     def __init__(self, visual: nn.Module, *, width: int) -> None:
         super().__init__()
@@ -62,7 +63,7 @@ class Tower(nn.Module):
 def pretrain_tower(
     model: Qwen2_5_VLForConditionalGeneration, *, folder: Path, schedule: Schedule = TOWER_SCHEDULE
 ) -> None:
-    """Teach the tower alone what stands where."""
+    """Train the tower alone to say what is in each square."""
     visual = model.model.visual.requires_grad_(True)
     tower = Tower(visual, width=model.config.text_config.hidden_size)
 
@@ -79,7 +80,7 @@ def build(
     folder: Path,
     schedule: Schedule = SCHEDULE,
 ) -> None:
-    """Teach the tower and merger to be understood by the frozen language model."""
+    """Train the tower and merger through the frozen language model."""
     model.requires_grad_(False)
     model.model.visual.requires_grad_(True)
 
@@ -105,25 +106,25 @@ def _loss(
 ) -> Mapping[str, Tensor]:
     pictures = training_pictures(seed=2_000_003 * SEED + step, count=count)
     answers = [describe(plainest(one.scene)) for one in pictures]
-    told = [caption(one.scene, seed=step) for one in pictures]
+    texts = [caption(one.scene, seed=step) for one in pictures]
     token = hidden_token(tokenizer)
     shown = hide(vision_dialogues(tokenizer, answers=answers), rows=count, seed=step, token=token)
     states, logits_BSV = run_with_vision(model, shown, patches=patches_of([one.draw() for one in pictures]))
-    text = hide(dialogues(tokenizer, told, answers=answers), rows=count, seed=step, token=token)
+    text = hide(dialogues(tokenizer, texts, answers=answers), rows=count, seed=step, token=token)
     with torch.no_grad():
         goals, _ = run(model, text)
-    apart = apart_from([layer_BSH[text.answer_BS] for layer_BSH in goals], states, shown)
+    distance = apart_from([layer_BSH[text.answer_BS] for layer_BSH in goals], states, shown)
     figures = cross_entropies(logits_BSV, shown)
-    return {"loss": figures["answer"] + STATES_WEIGHT * apart, **figures, "apart": apart}
+    return {"loss": figures["answer"] + STATES_WEIGHT * distance, **figures, "apart": distance}
 
 
 def apart_from(goals: Sequence[Tensor], states: Sequence[Tensor], batch: Dialogues) -> Tensor:
-    """How far the answers' states lie from `goals (answer tokens, H)` of each layer, in units of their variance."""
-    apart = [
+    """Distance of the answers' states from `goals (answer tokens, H)` of each layer, in units of their variance."""
+    distances = [
         (layer_BSH[batch.answer_BS] - goal).square().mean() / goal.var(0).mean()
         for goal, layer_BSH in zip(goals[1:], states[1:], strict=True)
     ]
-    return torch.stack(apart).mean()
+    return torch.stack(distances).mean()
 
 
 def training_pictures(*, seed: int, count: int) -> list[Picture]:
@@ -132,7 +133,8 @@ def training_pictures(*, seed: int, count: int) -> list[Picture]:
 
 
 def cell_labels(shown: Picture) -> list[tuple[int, int, int, int, int]]:
-    """For each square: shape, colour and size of the thing that covers its middle or nearly, and where its centre lies.
+    """Labels of each square: shape, colour and size of the thing that covers its middle or nearly, and the thing's
+    centre.
 
     0 is none; the centre is in steps of 8 pixels from the square's, from -2 to 2.
     """
@@ -153,12 +155,14 @@ def cell_labels(shown: Picture) -> list[tuple[int, int, int, int, int]]:
 
 
 def patches_of(frames: Sequence[Any]) -> Tensor:
-    """What Qwen2.5-VL's processor gives for 64-pixel images, each seen twice: `(patches, 3 x 2 x 8 x 8)`."""
+    """Patches that Qwen2.5-VL's processor makes of 64-pixel images, each used as two frames: `(patches, 3 x 2 x 8 x
+    8)`.
+    """
     return _patchify(torch.stack([_pixels(frame) for frame in frames]).unsqueeze(1).expand(-1, FRAMES, -1, -1, -1))
 
 
 def video_patches_of(videos: Sequence[Sequence[Any]]) -> Tensor:
-    """The same of videos of equally many frames, two at a time."""
+    """The same for videos with the same number of frames, two frames at a time."""
     pixels = torch.stack([torch.stack([_pixels(frame) for frame in video]) for video in videos])
     return _patchify(pixels.view(-1, FRAMES, *pixels.shape[2:]))
 
@@ -169,7 +173,7 @@ def _pixels(frame: Any) -> Tensor:
 
 
 def _patchify(pairs: Tensor) -> Tensor:
-    """Pairs of frames `(B, 2, 3, 64, 64)` in patches, the four of a merged token one after the other."""
+    """Cut pairs of frames `(B, 2, 3, 64, 64)` into patches; the four of a merged token are neighbours."""
     blocks = pairs.reshape(len(pairs), FRAMES, 3, CELLS, MERGE, PATCH, CELLS, MERGE, PATCH)
     return blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * FRAMES * PATCH * PATCH)
 
@@ -182,7 +186,7 @@ def grids(count: int, *, pairs: int = 1) -> Tensor:
 def vision_dialogues(
     tokenizer: Any, *, answers: Sequence[str], kind: Literal["image", "video"] = "image", pairs: int = 1
 ) -> Dialogues:
-    """Chats whose prompt is one image or video, as ids."""
+    """Token ids of chats whose prompt is one image or video."""
     head = tokenizer.apply_chat_template(
         [{"role": "user", "content": [{"type": kind}]}], tokenize=False, add_generation_prompt=True
     )
@@ -195,7 +199,7 @@ def vision_dialogues(
 def run_with_vision(
     model: Qwen2_5_VLForConditionalGeneration, batch: Dialogues, *, patches: Tensor, kind: str = "image", pairs: int = 1
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Hidden states of all layers and the logits, of prompts with one image or video each."""
+    """Hidden states of all layers and the logits for prompts with one image or video each."""
     placeholder = model.config.image_token_id if kind == "image" else model.config.video_token_id
     types_BS = (batch.ids_BS == placeholder).int() * (1 if kind == "image" else 2)
     prefix = ("pixel_values", "image") if kind == "image" else ("pixel_values_videos", "video")

@@ -1,7 +1,7 @@
-"""Captions from wherever they lie: text, tables, JSON, Parquet and tars, packed or not, folders, patterns, `s3://`.
+"""Reads captions: text, tables, JSON, Parquet and tars, compressed or not, from files, folders, patterns or `s3://`.
 
 Invariants: every record of the input comes out exactly once, in a fixed order (files by name, then by line), as a
-caption in its normal form or as a reason why it isn't one; memory holds a line, a row group or a JSON value.
+caption in its normal form or as a reason why it isn't one; memory holds one line, row group or JSON value at a time.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Format:
-    """How files of one ending are read, and what may be said about it."""
+    """How files with one ending are read, and which options count for them."""
 
     read: Callable[[io.BufferedReader, str, Reading], Iterator[Record]]
     takes: frozenset[str]
-    """Names of the fields of `Reading` that count here."""
+    """Fields of `Reading` that count for these files."""
 
 
 _LINES = Format(read_json_lines, frozenset({"column", "encoding"}))
@@ -73,7 +73,7 @@ FORMATS = {
     ".parquet": Format(read_parquet, frozenset({"column"})),
     ".tar": Format(read_tar, frozenset({"column"})),
 }
-"""By ending, with or without .gz."""
+"""Formats by ending, with or without .gz."""
 OPTIONS = {
     "header": "--header and --no-header are",
     "delimiter": "--delimiter is",
@@ -85,7 +85,7 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Captions:
-    """What to read, how, and how much of it."""
+    """What to read, how, and how many records."""
 
     path: str
     reading: Reading = PLAIN
@@ -93,7 +93,7 @@ class Captions:
 
     @cached_property
     def found(self) -> Found:
-        """The files there are. Raises InputError if there are none."""
+        """The files found. Raises InputError if there are none."""
         return find_files(self.path, readable=FORMATS)
 
     def records(self) -> Iterator[Record]:
@@ -130,9 +130,9 @@ def _read_file(source: str, reading: Reading, found: Found) -> Iterator[Record]:
 
 
 def _require_taken(reading: Reading, found: Found, *, path: str) -> None:
-    """Raise InputError for an option that no file here takes: it would do nothing without a word.
+    """Raise InputError for an option that none of the files uses: it would silently do nothing.
 
-    A column is required of every file, so their readers see to that.
+    A column is checked by the readers, because every file needs one.
     """
     endings = sorted({ending_of(name) for name in found.files})
     taken = frozenset().union(*(FORMATS[ending].takes for ending in endings))

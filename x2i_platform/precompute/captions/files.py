@@ -1,6 +1,6 @@
-"""Which files a path means: a file or folder of that very name first, else the pattern it spells.
+"""Which files a path names: a file or folder of exactly that name, otherwise the matches of the pattern.
 
-Invariants: hidden and scratch files (`.x`, `_x`) below what was named are never data; a file that is passed over is
+Invariants: hidden and scratch files (`.x`, `_x`) below the named path are never data; files that are not read are
 counted.
 """
 
@@ -33,21 +33,21 @@ class Found:
     """The files of a path."""
 
     files: tuple[str, ...]
-    """Those to read, sorted."""
+    """Files to read, sorted."""
     not_read: dict[str, int] = field(default_factory=dict)
-    """How many others there are, by ending."""
+    """Number of other files, by ending."""
     with_picture: frozenset[str] = frozenset()
-    """Text files that lie beside an image or a video of their name."""
+    """Text files next to an image or a video of the same name."""
 
     def left_out(self) -> str:
-        """The others in a few words; empty where there are none."""
+        """A short summary of the files that are not read; empty if there are none."""
         total = sum(self.not_read.values())
         endings = ", ".join(f"{ending} ({count})" for ending, count in self.not_read.items())
         return f"{total} file{'s' if total > 1 else ''} not read: {endings}" if total else ""
 
 
 def find_files(path: str, *, readable: Collection[str]) -> Found:
-    """The files of a path; those with a readable ending are to be read. Raises InputError if there are none."""
+    """The files of a path, divided by whether their ending can be read. Raises InputError if there are none."""
     if not path.strip():
         raise InputError("--captions is empty; name a file, a folder or a pattern")
     with raising(InputError, f"can't read captions '{path}'", UNREACHABLE):
@@ -71,7 +71,7 @@ def find_files(path: str, *, readable: Collection[str]) -> Found:
 
 
 def ending_of(name: str) -> str:
-    """A file's ending in small letters, without the packing's."""
+    """A file's ending in lower case, without that of the compression."""
     name = name.lower()
     return ".tar" if name.endswith(".tgz") else PurePosixPath(name.removesuffix(".gz")).suffix
 
@@ -81,7 +81,7 @@ def _shown_ending(name: str) -> str:
 
 
 def _names(fs: Any, root: str) -> list[str]:
-    """What lies under an existing name, else under each match of the pattern."""
+    """Files below an existing path, otherwise below each match of the pattern."""
     if fs.isdir(root):
         return _below(fs, root, hidden="._")
     if fs.exists(root):
@@ -89,7 +89,7 @@ def _names(fs: Any, root: str) -> list[str]:
     literal, pattern = _split(fs, root)
     if not pattern:
         return []
-    # Who spells the dot means hidden files.
+    # a user who writes the dot means hidden files
     hidden = "".join(mark for mark in "._" if not any(part.startswith(mark) for part in pattern.split("/")))
     matches = fs.glob(f"{escape(literal)}/{pattern}" if literal else pattern, detail=True)
     names = set()
@@ -100,7 +100,7 @@ def _names(fs: Any, root: str) -> list[str]:
 
 
 def _split(fs: Any, root: str) -> tuple[str, str]:
-    """The part of a path that exists as it is spelt, and the pattern after it; no pattern where it spells none."""
+    """The part of a path that exists literally, and the pattern after it; no pattern if there is none."""
     parts = root.split("/")
     for count, part in enumerate(parts):
         if has_magic(part) and not fs.exists("/".join(parts[: count + 1])):
@@ -120,7 +120,7 @@ def _is_hidden(name: str, root: str, hidden: str) -> bool:
 
 
 def _with_picture(fs: Any, root: str, files: Iterable[str]) -> frozenset[str]:
-    """Text files beside an image of their name. Of a single file elsewhere nobody asks its folder."""
+    """Text files next to an image of the same name. For a single file that is not local, its folder is not listed."""
     texts = [name for name in files if ending_of(name) == ".txt"]
     if not isinstance(fs, LocalFileSystem) and fs.exists(root) and not fs.isdir(root):
         return frozenset()

@@ -1,7 +1,7 @@
 """JSON documents: an array of captions, an object that holds one, or JSON Lines under the name .json.
 
-Invariant: an element of an array is held at a time, whatever lies beside it; what is asked for by no one is passed
-over unbuilt.
+Invariant: memory holds one element of the array at a time; values that nobody asked for are skipped without being
+built.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from x2i_platform.precompute.captions.lines import text_of
 from x2i_platform.precompute.captions.records import KNOWN_NAMES, MAX_CHARS, Reading, Record, listed, pick
 
 ANNOTATIONS = "annotations"
-"""Where COCO keeps its captions."""
+"""The key under which COCO keeps its captions."""
 MAX_NESTING = 200
 MARK = "\ufeff"
 OPEN, CLOSE = ("start_map", "start_array"), ("end_map", "end_array")
@@ -40,7 +40,7 @@ Event = tuple[str, Any]
 
 
 class _Events(Iterator[Event]):
-    """The parser's events, and bounds on what lies between two that were asked for."""
+    """The parser's events, with limits on the size of a value."""
 
     def __init__(self, text: io.TextIOWrapper, source: str) -> None:
         text.seek(0)
@@ -54,10 +54,10 @@ class _Events(Iterator[Event]):
         self._events = ijson.basic_parse(self)
 
     def read(self, size: int) -> bytes:
-        """For the parser, whose language is UTF-8.
+        """Bytes for the parser, in UTF-8.
 
-        It would read half a pair of surrogates as a question mark, and stop at a byte that can't be decoded. Both
-        become a NUL, for which the caption is refused.
+        The parser would read half a surrogate pair as a question mark, and stop at a byte that can't be decoded. Both
+        are replaced by NUL, for which the caption is refused.
         """
         fresh = self._text.read(size)
         self._chars += len(fresh)
@@ -80,7 +80,7 @@ class _Events(Iterator[Event]):
         return event
 
     def built(self, event: Event) -> Any:
-        """The whole value that an event begins."""
+        """Build the value that an event begins."""
         builder = ObjectBuilder()
         builder.event(*event)
         depth = int(event[0] in OPEN)
@@ -92,7 +92,7 @@ class _Events(Iterator[Event]):
         return builder.value
 
     def skip(self, event: Event) -> None:
-        """Pass over the value that an event begins."""
+        """Skip the value that an event begins."""
         depth, self._chars = int(event[0] in OPEN), 0
         while depth:
             self._chars = 0
@@ -100,14 +100,14 @@ class _Events(Iterator[Event]):
             depth += (kind in OPEN) - (kind in CLOSE)
 
     def elements(self) -> Iterator[Any]:
-        """Of the array that has begun."""
+        """Elements of the array that has begun."""
         for event in self:
             if event[0] == "end_array":
                 return
             yield self.built(event)
 
     def entries(self) -> Iterator[tuple[str, Event]]:
-        """Keys of the object that has begun, each with the event that begins its value, to be built or skipped."""
+        """Keys of the object that has begun, each with the first event of its value, which must be built or skipped."""
         for kind, key in self:
             if kind == "end_map":
                 return
@@ -115,7 +115,7 @@ class _Events(Iterator[Event]):
 
 
 def read_json(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """Raises InputError where the document isn't JSON to its end: what follows a mistake can't be told apart."""
+    """Captions of a document. Raises InputError if it isn't valid JSON to its end."""
     text = text_of(handle, source, reading)
     if _is_json_lines(text):
         text.seek(0)
@@ -146,7 +146,7 @@ def _is_json_lines(text: io.TextIOWrapper) -> bool:
 
 
 def _default_column(events: _Events, source: str) -> str | None:
-    """What to read of an object when nobody says: a known key, else COCO's. Raises InputError if it has neither."""
+    """The column of an object if none is named: a known key, or COCO's. Raises InputError if there is neither."""
     if next(events)[0] != "start_map":
         return None
     keys = []
@@ -163,7 +163,7 @@ def _default_column(events: _Events, source: str) -> str | None:
 
 
 def _values(events: _Events, event: Event, column: str | None, source: str) -> Iterator[tuple[Any, str | None]]:
-    """Each value that may hold captions, with the column below it."""
+    """Each value that may hold captions, with the rest of the column's path."""
     if event[0] == "start_array":
         yield from ((element, column) for element in events.elements())
     elif event[0] == "start_map" and column is not None:

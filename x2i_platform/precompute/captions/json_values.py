@@ -12,24 +12,26 @@ from x2i_platform.precompute.captions.lines import TOO_LONG, numbered, text_of
 from x2i_platform.precompute.captions.records import KNOWN_NAMES, Reading, Record, checked, kind_of, listed, pick
 
 MAX_DEPTH = 16
-"""Keys and lists that a caption may lie below."""
+"""Most keys and lists above a caption."""
 
 
 @dataclass(frozen=True)
 class Missing:
-    """Where there is no caption, and why."""
+    """Stands for a missing caption, with the reason."""
 
     reason: str
 
 
 def records_of(source: str, line: int, value: Any, column: str | None) -> Iterator[Record]:
-    """The captions of a JSON value: itself, under a key, under a key below others (`a.b`); of a list, each element."""
+    """The captions of a JSON value: the value itself, one below a key or a path of keys (`a.b`), or each element of a
+    list.
+    """
     for found in _found(value, column, depth=0):
         yield Record(source, line, None, found.reason) if isinstance(found, Missing) else checked(source, line, found)
 
 
 def step(names: Collection[str], column: str | None) -> tuple[str, str | None] | None:
-    """The key to follow and what remains of the column below it; None where there is no such key."""
+    """The key to follow, and the rest of the column's path; None if there is no such key."""
     if column is None:
         key = pick(names, None)
         return None if key is None else (key, None)
@@ -41,7 +43,7 @@ def step(names: Collection[str], column: str | None) -> tuple[str, str | None] |
 
 
 def read_json_lines(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """Blank lines are no records."""
+    """Captions of JSON Lines; blank lines are skipped."""
     return json_lines(text_of(handle, source, reading), source, reading.column)
 
 

@@ -1,4 +1,4 @@
-"""Records that are gone through twice and read once: counted before anything is written, then planned."""
+"""Records that are needed twice and read once: counted first, then stored."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from x2i_platform.precompute.captions.records import Record
 
 
 class KeptRecords:
-    """Gives records out as they are read and keeps them in a nameless file, from which it gives them out again.
+    """Yields records as they are read and keeps them in an unnamed temporary file, from which it yields them again.
 
-    Memory holds one of them. Only whole rounds count: who stops in the middle of the first can't begin another.
+    Memory holds one record. The first round must be finished before the second can begin.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:

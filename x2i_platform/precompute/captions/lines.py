@@ -1,7 +1,7 @@
-"""Bytes to lines of text, alike for every format of text.
+"""Bytes become lines of text, in the same way for every text format.
 
-A line ends at a line feed, a carriage return, or both. Bytes that can't be decoded stay in the text as lone
-surrogates, so that a caption is refused for them and its neighbours are not.
+A line ends at a line feed, a carriage return, or both. Bytes that can't be decoded become lone surrogates in the text,
+so that only the caption that holds them is refused.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from x2i_platform.precompute.captions.records import MAX_CHARS, Reading
 
 TOO_LONG = f"line longer than {MAX_CHARS} characters"
 Line = tuple[int, str | None]
-"""Number and text; None in place of an endless line, which is never held whole."""
+"""Number and text of a line. The text is None if the line is too long; such a line is never held whole."""
 MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-"""UTF-32's begins with one of them, or holds zero bytes."""
+"""Byte order marks of UTF-16. UTF-32's begins with one of them, or holds zero bytes."""
 WIDE = ("utf_16", "utf_32")
 HEAD_BYTES = 256
 CONTROLS = re.compile(rb"[\x01-\x08\x0e-\x1f]")
-"""Letters of UTF-16 may look so (Cyrillic's all do), those of UTF-8 never."""
+"""Control characters that UTF-16 letters may look like (all Cyrillic ones do), but no UTF-8 letter does."""
 
 
 def text_of(handle: io.BufferedReader, source: str, reading: Reading) -> io.TextIOWrapper:
-    """The text of a file, line ends as `\\n`. Raises InputError for UTF-16 or UTF-32 that nobody spoke of."""
+    """The text of a file, line ends as `\\n`. Raises InputError for UTF-16 or UTF-32 if no encoding was named."""
     head = handle.peek(HEAD_BYTES)[:HEAD_BYTES]
     if reading.encoding is None and (encoding := _wide(head)):
         raise InputError(f"captions file '{source}' is {encoding.upper()}; read it with --encoding {encoding}")
@@ -51,7 +51,7 @@ def numbered(text: io.TextIOWrapper) -> Iterator[Line]:
 
 
 def _wide(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, which a mark or zero bytes give away. No guess is made at encodings of a byte a letter."""
+    """UTF-16 or UTF-32, if a byte order mark or zero bytes show it. Single-byte encodings are not guessed."""
     zeros = head.count(0)
     if not head.startswith(MARKS) and (not zeros or (zeros * 4 < len(head) and _is_utf8(head))):
         return None
@@ -60,7 +60,7 @@ def _wide(head: bytes) -> str | None:
 
 
 def _is_utf8(head: bytes) -> bool:
-    """Whether the beginning of a file is text in UTF-8, zero bytes aside; it may end inside a character."""
+    """Whether the first bytes of a file are UTF-8, ignoring zero bytes; they may end inside a character."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:

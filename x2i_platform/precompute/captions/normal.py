@@ -1,7 +1,7 @@
-"""One form for captions that read the same: composed letters, single spaces, nothing invisible without a meaning.
+"""A normal form of captions that look the same: composed letters, single spaces, no meaningless invisible characters.
 
-Invariants: what is normal stays as it is, so ids of captions that were always normal never change; no visible
-character is lost.
+Invariants: normal text stays as it is, so captions that were always normal keep their ids; no visible character is
+lost.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import re
 import unicodedata
 
 INVISIBLE = "\u200b\u2060\ufeff\u00ad"
-"""Zero-width space, word joiner, byte order mark, soft hyphen: leftovers of web pages and files."""
+"""Invisible characters that are removed: zero-width space, word joiner, byte order mark, soft hyphen."""
 _JOINERS = re.compile("[\u200c\u200d]+")
 _UNJOINED = ("LATIN", "GREEK", "CYRILLIC", "CJK", "HIRAGANA", "KATAKANA", "HANGUL", "FULLWIDTH", "IDEOGRAPHIC")
-"""Scripts, by the first word of their letters' names, in which joiners say nothing."""
+"""Scripts in which joiners mean nothing, by the first word of their letters' Unicode names."""
 _DROPPED = str.maketrans("", "", INVISIBLE)
 
 
 def normalised(text: str) -> str:
-    """The text in Unicode's form NFC, each run of white space one space, none at the ends.
+    """The text in NFC, with each run of white space as one space and none at the ends.
 
-    White space is what Unicode calls so: line ends, tabs, non-breaking and ideographic spaces too. Joiners (ZWJ, ZWNJ)
-    stay where they join: in emoji, and in scripts such as Persian's and Hindi's.
+    White space is what Unicode calls so, including line ends, tabs, non-breaking and ideographic spaces. Joiners (ZWJ,
+    ZWNJ) stay where they have a meaning: in emoji, and in scripts such as Persian's and Hindi's.
     """
     if text.isascii():
         return " ".join(text.split())
@@ -31,7 +31,7 @@ def normalised(text: str) -> str:
 
 
 def _joins(text: str, place: int) -> bool:
-    """Whether what stands before a joiner is of a kind that is joined; marks on a letter are looked through."""
+    """Whether the character before a joiner can be joined; marks on a letter are skipped."""
     while place and unicodedata.category(text[place - 1]).startswith("M"):
         place -= 1
     before = text[place - 1] if place else " "

@@ -16,7 +16,7 @@ from x2i_platform.precompute.captions.records import COLUMNS, Reading, Record, l
 
 
 def read_parquet(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """Row by row; a row group is held at a time. A part without a single value has the type null: its rows are."""
+    """Captions row by row; memory holds one row group. A file without a single value has a column of type null."""
     parquet = pq.ParquetFile(handle)
     name, below = _column(parquet.schema_arrow.names, source, reading.column)
     kind = parquet.schema_arrow.field(name).type
@@ -35,7 +35,7 @@ def read_parquet(handle: io.BufferedReader, source: str, reading: Reading) -> It
 
 
 def _column(names: list[str], source: str, column: str | None) -> tuple[str, str | None]:
-    """The column to read and what is asked for below it."""
+    """The column to read, and the rest of the path below it."""
     if (found := step(names, column)) is not None:
         return found
     if column and column.isdecimal() and 1 <= int(column) <= len(names):
@@ -57,7 +57,7 @@ def _may_hold_text(kind: pa.DataType) -> bool:
 
 
 def _decoded(value: Any) -> Any:
-    """Bytes as text, wherever they lie in a value."""
+    """Bytes decoded as text, at any depth of a value."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, list):

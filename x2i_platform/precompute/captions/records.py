@@ -1,4 +1,4 @@
-"""What reading gives, and what may be said about how to read."""
+"""What readers return, and the options for reading."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from x2i_platform.errors import InputError
 from x2i_platform.precompute.captions.normal import normalised
 
 COLUMNS = ("caption", "prompt", "text", "captions", "prompts", "texts")
-"""Names taken for the caption when none is named, best first; letter case doesn't matter."""
+"""Column names that hold captions, best first, in any letter case; used if no column is named."""
 KNOWN_NAMES = " or ".join(COLUMNS[:3])
 MAX_CAPTION_CHARS = 20_000
-"""A longer caption is no caption; every text encoder here reads at most a few thousand characters."""
+"""Most characters of a caption; every text encoder here reads at most a few thousand."""
 MAX_CHARS = 4 * 1024**2
-"""A longer line, or value of a JSON document, is none of captions, and is never held whole."""
+"""Most characters of a line or a JSON value; longer ones are refused and never held whole."""
 SHOWN_CHARS = 200
 EMPTY = "empty caption"
 
@@ -34,20 +34,21 @@ class Record:
 
 @dataclass(frozen=True)
 class Reading:
-    """How to read what doesn't say it by itself. Raises InputError for a delimiter or an encoding that is none."""
+    """Options for what a file doesn't say itself. Raises InputError for an invalid delimiter or encoding."""
 
     column: str | None = None
-    """Name of the column or key, `a.b` of a key below another, or a column's number, counted from 1."""
+    """Name of a column or key, `a.b` for a nested key, or a column's number from 1."""
     header: bool | None = None
-    """Whether a table's first line names its columns; None is yes, but then a number alone names no column."""
+    """Whether a table's first line names its columns. None means yes, but then a column can't be given by number."""
     delimiter: str | None = None
-    """Between the fields of a table; a text file becomes one by it."""
+    """Delimiter between the fields of a table; with it a text file is read as a table."""
     quoted: bool | None = None
-    """Whether quotes around a field belong to the format; None is yes for .csv and no for .tsv."""
+    """Whether quotes around a field belong to the format. None means yes for .csv and no for .tsv."""
     encoding: str | None = None
-    """None is UTF-8."""
+    """Encoding; None means UTF-8."""
     per_file: bool | None = None
-    """Whether a text file is one caption; None is yes for .caption, and for .txt beside an image of its name."""
+    """Whether a text file is one caption. None means yes for .caption, and for .txt next to an image of the same
+    name."""
 
     def __post_init__(self) -> None:
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n\0'):
@@ -66,11 +67,11 @@ class Reading:
 
 
 PLAIN = Reading()
-"""Nothing is said."""
+"""The default options."""
 
 
 def checked(source: str, line: int, value: Any) -> Record:
-    """A record of any decoded value."""
+    """A record from any decoded value."""
     if not isinstance(value, str):
         return Record(source, line, None, f"caption is {kind_of(value)}, not text")
     if undecoded := next((char for char in value if "\udc80" <= char <= "\udcff"), None):
@@ -87,7 +88,7 @@ def checked(source: str, line: int, value: Any) -> Record:
 
 
 def holds_surrogate(text: str) -> bool:
-    """Half of a character pair: JSON can spell one, and bytes that can't be decoded are read as one."""
+    """Whether the text holds a lone surrogate: JSON can spell one, and undecodable bytes are read as one."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -96,7 +97,7 @@ def holds_surrogate(text: str) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """What a value is, in JSON's words."""
+    """A value's type in JSON's terms."""
     kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     kinds |= dict.fromkeys((int, float, Decimal), "a number")
     return kinds.get(type(value), type(value).__name__)
@@ -112,6 +113,6 @@ def pick(names: Iterable[str], column: str | None) -> str | None:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a message: not too many, and nothing in them that couldn't be printed."""
+    """Names as a message shows them: only a few, and printable."""
     text = ", ".join(names).encode(errors="backslashreplace").decode() or "none"
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"

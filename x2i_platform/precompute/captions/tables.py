@@ -1,7 +1,7 @@
-"""Tables of text: a header line, then records of as many fields.
+"""Tables of text: a header line, then records with the same number of fields.
 
-Invariants: a record whose fields don't add up is refused, never read as a shorter caption; a quote in the wrong place
-costs its own line and swallows no other; blank lines, and rows of blank fields, are no records.
+Invariants: a record with another number of fields is refused, never read as a shorter caption; a misplaced quote costs
+only its own line; blank lines and rows of blank fields are skipped.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from x2i_platform.precompute.captions.lines import TOO_LONG, Line, numbered, tex
 from x2i_platform.precompute.captions.records import COLUMNS, MAX_CHARS, Reading, Record, checked, listed, pick
 
 MAX_JOINED_LINES = 1000
-"""A quoted field that goes on over more lines was never closed."""
+"""A quoted field with more lines than this was never closed."""
 MAX_LITERAL_LINES = 10
-"""Where quotes are text, those of lines further apart have nothing to do with one another."""
+"""In files whose quotes are text, quotes on lines farther apart than this are unrelated."""
 SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 MISPLACED = "a misplaced quote"
 
 
 @dataclass(frozen=True)
 class TableLine:
-    """One record as it stands in the file."""
+    """One record as it is in the file."""
 
     line: int
     fields: list[str]
@@ -38,21 +38,21 @@ class TableLine:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How fields stand beside one another."""
+    """How fields are delimited and quoted."""
 
     delimiter: str
     quoted: bool | None
-    """None: quotes are text, unless a field could be nothing but quoted, for which the file is refused."""
+    """None: quotes are text, but a field that can only be a quoted one refuses the file."""
 
 
 def read_csv(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """Commas, unless told otherwise; quoted fields may hold commas and line ends."""
+    """Captions of CSV: commas by default; quoted fields may hold commas and line ends."""
     quoted = True if reading.quoted is None else reading.quoted
     return _read(handle, source, reading, Dialect(reading.delimiter or ",", quoted))
 
 
 def read_tsv(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """Tabs, unless told otherwise; quotes are text like any other."""
+    """Captions of TSV: tabs by default; quotes are ordinary text."""
     return _read(handle, source, reading, Dialect(reading.delimiter or "\t", reading.quoted))
 
 
@@ -84,7 +84,7 @@ def _rows(lines: Iterator[Line], source: str, dialect: Dialect) -> Iterator[Tabl
 
 
 def _literal_rows(lines: Iterator[Line], source: str, dialect: Dialect) -> Iterator[TableLine]:
-    """Records of plain TSV. Raises InputError where nobody said so and the quotes look like those of CSV."""
+    """Records of plain TSV. Raises InputError if its quotes look like CSV's and no option says what they are."""
     opened = -MAX_LITERAL_LINES
     for number, line in lines:
         fields = (line or "").split(dialect.delimiter)
@@ -100,7 +100,7 @@ def _literal_rows(lines: Iterator[Line], source: str, dialect: Dialect) -> Itera
 
 
 def _doubles(field: str) -> bool:
-    """Whether a field stands in quotes and doubles those inside it."""
+    """Whether a field is in quotes and doubles the quotes inside."""
     inside = field[1:-1]
     return field[:1] == field[-1:] == '"' and '""' in inside and '"' not in inside.replace('""', "")
 
@@ -114,7 +114,7 @@ def _closes(field: str) -> bool:
 
 
 def _quoted_rows(lines: Iterator[Line], delimiter: str) -> Iterator[TableLine]:
-    """Records of CSV. Where lines that a quote joins make no record, the first is refused and the others read anew."""
+    """Records of CSV. If lines joined by a quote make no record, the first is refused and the others are read again."""
     csv.field_size_limit(MAX_CHARS)
     whole, opening = _patterns(delimiter)
     again: deque[Line] = deque()
@@ -138,7 +138,7 @@ def _quoted_rows(lines: Iterator[Line], delimiter: str) -> Iterator[TableLine]:
 
 
 def _until_closed(lines: Iterator[Line]) -> list[Line]:
-    """The lines of an open quoted field, up to one that may close it: quotes of a record come in pairs."""
+    """The lines of an open quoted field, up to one that may close it: a record has an even number of quotes."""
     taken: list[Line] = []
     chars = 0
     for number, line in itertools.islice(lines, MAX_JOINED_LINES):
@@ -150,9 +150,10 @@ def _until_closed(lines: Iterator[Line]) -> list[Line]:
 
 
 def _patterns(delimiter: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """A whole record, and one that ends inside a quoted field.
+    """Patterns of a whole record, and of one that ends inside a quoted field.
 
-    Outside a quoted field quotes must pair up before the next delimiter: else it would cut what they enclose.
+    Outside of a quoted field, quotes must pair up before the next delimiter; otherwise it would cut the text between
+    them.
     """
     plain = rf'[^"\n{re.escape(delimiter)}]'
     quoted = r'"[^"]*+(?:""[^"]*+)*+"'
@@ -162,7 +163,7 @@ def _patterns(delimiter: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 
 def _place(first: TableLine, source: str, reading: Reading, dialect: Dialect) -> int:
-    """The caption's place among a record's fields. Raises InputError where the first line doesn't tell it."""
+    """Index of the caption among a record's fields. Raises InputError if the first line doesn't give it."""
     if first.problem:
         raise InputError(f"captions file '{source}', line {first.line}, which tells its columns: {first.problem}")
     names = first.fields
@@ -180,7 +181,7 @@ def _place(first: TableLine, source: str, reading: Reading, dialect: Dialect) ->
 
 
 def _refuse(names: list[str], source: str, reading: Reading, dialect: Dialect, *, number: int | None) -> NoReturn:
-    """No column is found: say which option would help."""
+    """Raise an InputError that says which option would help to find the column."""
     columns = f"its columns: {listed(names)}"
     if reading.header is False:
         raise InputError(

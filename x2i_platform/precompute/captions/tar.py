@@ -1,4 +1,4 @@
-"""Tars as webdataset writes them: members of one name and several endings are one sample.
+"""Tars as webdataset writes them: members with one name and several endings are one sample.
 
 Invariants: nothing is written to disk; a member is read only if it can hold a caption, and only up to a size; the tar
 is read once, from front to back. (The webdataset library reads every member whole, images too.)
@@ -23,11 +23,11 @@ MAX_NAME_BYTES = 64 * 1024
 MAX_MEMBER_BYTES = 2**50
 
 Sample = dict[str, bytes | None]
-"""Content by ending; None where the member is of another kind."""
+"""Content of a sample's members by ending; None for members of other kinds."""
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar. tarfile takes a damaged one for the end, and reads a name of any length."""
+    """A header of a tar. tarfile itself takes a damaged one for the end, and reads names of any length."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -42,7 +42,7 @@ class _Header(tarfile.TarInfo):
 
 
 def read_tar(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """The captions of each sample: its .txt or .caption whole, else its .json by key. `json.key` asks for the .json."""
+    """The caption of each sample: its .txt or .caption, otherwise a key of its .json. `json.key` selects the .json."""
     try:
         with tarfile.open(fileobj=handle, mode="r|", tarinfo=_Header, ignore_zeros=True) as tar:
             for number, (key, sample) in enumerate(_samples(tar, reading.column), start=1):
@@ -52,7 +52,7 @@ def read_tar(handle: io.BufferedReader, source: str, reading: Reading) -> Iterat
 
 
 def _samples(tar: tarfile.TarFile, column: str | None) -> Iterator[tuple[str, Sample]]:
-    """Neighbours of one key; of an ending that stands twice, each."""
+    """Samples: neighbouring members with the same key; repeated endings are kept."""
     current, sample = "", Sample()
     for key, ending, content in _members(tar, column):
         if sample and (key != current or ending in sample):
@@ -64,7 +64,7 @@ def _samples(tar: tarfile.TarFile, column: str | None) -> Iterator[tuple[str, Sa
 
 
 def _members(tar: tarfile.TarFile, column: str | None) -> Iterator[tuple[str, str, bytes | None]]:
-    """Key, ending and content of each file."""
+    """Key, ending and content of each member."""
     for member in tar:
         if member.size > MAX_MEMBER_BYTES:
             raise tarfile.ReadError(f"a member of {member.size} bytes")
@@ -96,7 +96,7 @@ def _records(place: str, number: int, sample: Sample, asked: str | None) -> Iter
 
 
 def _chosen(sample: Sample, column: str | None) -> tuple[str | None, str | None]:
-    """The member that holds the caption, and the column below it."""
+    """The member that holds the caption, and the path below it."""
     if column is not None:
         parts = column.split(".")
         for count in range(len(parts), 0, -1):
