@@ -252,7 +252,8 @@ def main() -> None:
         code = 2
     except typer.TyperException as error:  # the words of the command line itself; empty where help was printed instead
         if message := error.format_message():
-            fail(f"{message.rstrip('.')}; see '{_command_path(error)} --help'")
+            context = getattr(error, "ctx", None)
+            fail(f"{message.rstrip('.')}; see '{context.command_path if context else NAME} --help'")
         code = error.exit_code
     except (KeyboardInterrupt, typer.Abort) as error:
         if isinstance(error.__cause__, EOFError):  # typer takes a file that ends too early for Ctrl-D
@@ -261,11 +262,6 @@ def main() -> None:
     if code == INTERRUPTED:
         err.print("interrupted; what is finished is kept: run the same command again to continue", soft_wrap=True)
     sys.exit(code)
-
-
-def _command_path(error: typer.TyperException) -> str:
-    context = getattr(error, "ctx", None)
-    return context.command_path if context else NAME
 
 
 if __name__ == "__main__":

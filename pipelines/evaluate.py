@@ -32,7 +32,7 @@ from x2i_platform.evaluation.report import write
 from x2i_platform.evaluation.report_data import Report
 from x2i_platform.evaluation.results import ResultLog
 from x2i_platform.evaluation.sheets import first_cases
-from x2i_platform.evaluation.statistics import Figures, GateVerdict, gate, summarise
+from x2i_platform.evaluation.statistics import gate, summarise
 from x2i_platform.evaluation.tasks import Task, file_tasks, suite_tasks
 from x2i_platform.evaluation.work import FOUND, Found, MeasureDistance, Piece, Workers, batches, distances, do_piece
 from x2i_platform.mini.suites import DEFAULT_SUITES
@@ -139,7 +139,9 @@ def run(
     if options.layout:
         lay_out(tasks, layout=options.layout, out=out)
     rows = summarise(results)
-    verdict = _verdict(rows, recipe=recipe, options=options)
+    # The gate judges the kind of states that the model generates with, if it was evaluated.
+    own = recipe.generate.states if recipe.generate.states in options.states else None
+    verdict = None if options.max_drop is None else gate(rows, max_drop=options.max_drop, states=own)
     report = Report(
         title=f"{model.name} against {baseline.name}",
         facts={"model": model.name, "recipe": recipe.name, "teacher": recipe.teacher.model, "MLLM": recipe.mllm.model},
@@ -237,14 +239,6 @@ def _evaluate(assignment: Assignment, *, log: ResultLog, workers: Workers, on_pr
             kl[piece.name] = found.distance
         on_progress(done, len(missing))
     return kl
-
-
-def _verdict(rows: Sequence[Figures], *, recipe: Recipe, options: Options) -> GateVerdict | None:
-    """The gate's verdict on the kind of states that the model generates with, if it was evaluated."""
-    if options.max_drop is None:
-        return None
-    own = recipe.generate.states
-    return gate(rows, max_drop=options.max_drop, states=own if own in options.states else None)
 
 
 def _identity(model: Student, *, baseline: Baseline) -> dict[str, object]:

@@ -84,11 +84,6 @@ def _fitted(path: Path, recipe: Recipe) -> tuple[AlignNet, Recipe]:
     return from_state(fitted.alignnet, dims=dims, state=state, source=str(path)), fitted
 
 
-def _facts(recipe: Recipe) -> TrainingFacts:
-    teacher, mllm = (identity(part.model, revision=part.revision) for part in (recipe.teacher, recipe.mllm))
-    return TrainingFacts(teacher, mllm, manifest_digest="", captions=0)
-
-
 def _register(folder: Path, recipe: Recipe, *, name: str, source: str, tracking_uri: str) -> ModelVersion:
     weights, settings = content_digest(folder), recipe.model_dump(mode="json")
     info = tracking.start_or_resume(
@@ -99,7 +94,9 @@ def _register(folder: Path, recipe: Recipe, *, name: str, source: str, tracking_
         params=settings,
         tags={"x2i.recipe": recipe.name, "x2i.imported_from": source},
     )
-    card = imported_card(recipe, name=name, source=source, facts=_facts(recipe))
+    teacher, mllm = (identity(part.model, revision=part.revision) for part in (recipe.teacher, recipe.mllm))
+    facts = TrainingFacts(teacher, mllm, manifest_digest="", captions=0)
+    card = imported_card(recipe, name=name, source=source, facts=facts)
     version = register(folder, name=name, info=info, manifest_digest="", card=card)
     tracking.finish(info)
     return version

@@ -25,7 +25,7 @@ from x2i_platform.features.store import FeatureStore, Fingerprint, Manifest
 from x2i_platform.plan import Plan, plan_recipe, require_budget
 from x2i_platform.precompute.captions import Captions, KeptRecords, Record
 from x2i_platform.precompute.intake import Intake, count_captions
-from x2i_platform.precompute.shards import plan_shards
+from x2i_platform.precompute.shards import append_shards
 from x2i_platform.progress import Progress
 
 
@@ -112,7 +112,7 @@ def run(
         _estimate(recipe, records, path=captions.path, store=store, made_by=made_by)
         features = FeatureStore.create(store, fingerprint=made_by)
         features.files.sweep()
-        intake = plan_shards(features, records, samples_per_shard=recipe.store.samples_per_shard)
+        intake = append_shards(features, records, samples_per_shard=recipe.store.samples_per_shard)
     sizes = _pending(features.manifest())
     done = 0
     if sizes:

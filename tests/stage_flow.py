@@ -18,7 +18,7 @@ from x2i_platform.features.reader import Sample, ShardReader, read_table
 from x2i_platform.features.schema import MLLM, TARGETS, TEXT, sample_id
 from x2i_platform.features.store import FeatureStore
 from x2i_platform.precompute.captions import Record
-from x2i_platform.precompute.shards import plan_shards
+from x2i_platform.precompute.shards import append_shards
 from x2i_platform.precompute.stages import MLLMStage, Stage, TargetsStage, TextStage, build_stage
 from x2i_platform.recipes import load
 
@@ -44,7 +44,7 @@ def recipe() -> Recipe:
 def new_store(folder: Path, captions: Sequence[str], *, size: int = 16) -> FeatureStore:
     store = FeatureStore.create(str(folder), fingerprint={})
     records = [Record("c.txt", line, caption) for line, caption in enumerate(captions, 1)]
-    plan_shards(store, records, samples_per_shard=size)
+    append_shards(store, records, samples_per_shard=size)
     return store
 
 

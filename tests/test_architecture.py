@@ -155,6 +155,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "x2i_platform/mini/training/text.py": "mini/training/test_parts.py",
     "x2i_platform/mini/training/vae.py": "mini/training/test_parts.py",
     "x2i_platform/mini/training/video.py": "mini/training/test_parts.py",
+    "x2i_platform/mini/templates.py": "mini/test_judge.py",
     "x2i_platform/mini/vocabularies.py": "mini/test_checkpoints.py",
     "x2i_platform/models/conditioning.py": "values alone",
     "x2i_platform/models/devices.py": "pipelines/test_generate.py",

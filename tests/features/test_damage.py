@@ -15,7 +15,7 @@ from x2i_platform.features.reader import read_table
 from x2i_platform.features.schema import FEATURE_TABLES, MLLM, SAMPLES
 from x2i_platform.features.store import Commit, FeatureStore, Fingerprint
 from x2i_platform.precompute.captions import Record
-from x2i_platform.precompute.shards import plan_shards
+from x2i_platform.precompute.shards import append_shards
 
 CAPTIONS = ["a red circle", "two green squares", "three blue triangles"]
 
@@ -159,7 +159,7 @@ def test_no_other_captions_are_planned_over_a_lost_plan(store: FeatureStore) -> 
         write_tables(store, shard, [caption])
     (folder_of(store) / "commits" / SAMPLES / "000001.json").unlink()
     with pytest.raises(StoreError, match=r"lacks 'commits/samples/000001\.json'; restore it"):
-        plan_shards(store, [Record("c.txt", 1, "two green triangles")], samples_per_shard=1)
+        append_shards(store, [Record("c.txt", 1, "two green triangles")], samples_per_shard=1)
 
 
 def test_another_recipe_adopts_no_shards_of_a_store_that_lost_its_header(

@@ -22,7 +22,7 @@ from x2i_platform.features.reader import ShardReader, read_samples
 from x2i_platform.features.schema import MLLM, SAMPLES, TARGETS, sample_id
 from x2i_platform.features.store import FeatureStore, Fingerprint
 from x2i_platform.precompute.captions import Record, read_captions
-from x2i_platform.precompute.shards import plan_shards
+from x2i_platform.precompute.shards import append_shards
 
 CAPTIONS = ["a red circle", "two", "three small blue triangles"]
 AWS = ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION")
@@ -182,7 +182,7 @@ def test_captions_in_a_bucket_are_read_like_local_ones(s3_bucket: str, tmp_path:
 def test_planning_in_a_bucket_goes_on_where_it_stopped(s3_store: FeatureStore) -> None:
     def plan(captions: list[str]) -> int:
         records = [Record("c.txt", line, caption) for line, caption in enumerate(captions, 1)]
-        return plan_shards(s3_store, records, samples_per_shard=2).new_samples
+        return append_shards(s3_store, records, samples_per_shard=2).new_samples
 
     assert plan(CAPTIONS) == 3
     assert plan([*CAPTIONS, "four"]) == 1

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
 from x2i_platform.mini.drawing import GROUND, OUTLINES, PALETTE, RADII, SIDE, Picture, Placed, draw_things, picture
-from x2i_platform.mini.judge import detect, judge
+from x2i_platform.mini.judge import judge, read_picture
 from x2i_platform.mini.scenes import (
     CATEGORIES,
     COLOURS,
@@ -105,7 +105,7 @@ def test_slightly_spoilt_renderings_are_still_right(spoil: Callable[..., Image.I
 
 def test_detections_lie_where_the_things_were_drawn() -> None:
     for _, shown in pictures(None, num=200, seed=2):
-        seen = detect(shown.draw())
+        seen, _ = read_picture(shown.draw())
         assert len(seen) == len(shown.placed)
         for placed in shown.placed:
             found = min(seen, key=lambda each: math.dist((each.x, each.y), (placed.x, placed.y)))
@@ -281,7 +281,7 @@ def test_other_outlines_are_no_things(outline: list[tuple[float, float]], radius
     large = Image.new("RGB", (8 * SIDE, 8 * SIDE), GROUND)
     points = [(8 * (32 + radius * x), 8 * (32 + radius * y)) for x, y in outline]
     ImageDraw.Draw(large).polygon(points, fill=PALETTE["blue"])
-    assert detect(large) == []
+    assert read_picture(large)[0] == []
     assert judge(large, Scene(Thing("circle", "blue"))).reason.startswith("ragged: no shape fits better than 0.")
 
 
@@ -295,5 +295,5 @@ def test_pictures_of_nothing_are_wrong(mode: str) -> None:
         "noise": Image.fromarray(noise),
         "stripes": Image.fromarray(stripes.astype(np.uint8)),
     }[mode]
-    assert detect(image) == []
+    assert read_picture(image)[0] == []
     assert not any(judge(image, scene).right for scene, _ in pictures(None, num=20))

@@ -17,7 +17,7 @@ from x2i_platform.models import catalog
 from x2i_platform.models.weights import locate
 from x2i_platform.plan import plan_recipe
 from x2i_platform.precompute.captions import Record
-from x2i_platform.precompute.shards import plan_shards
+from x2i_platform.precompute.shards import append_shards
 from x2i_platform.recipes import load
 from x2i_platform.training.data import FeatureDataset, split
 from x2i_platform.training.job import prepare
@@ -43,7 +43,7 @@ def test_a_training_reads_each_commit_record_once(tmp_path: Path, parsed: Counte
     recipe = load(RANDOM, shipped=RECIPES)
     store = FeatureStore.create(str(tmp_path), fingerprint=fingerprint.features(recipe))
     records = [Record("c.txt", number, f"{CAPTIONS[0]} {number}") for number in range(SHARDS)]
-    plan_shards(store, records, samples_per_shard=1)
+    append_shards(store, records, samples_per_shard=1)
     for table in FEATURE_TABLES:
         for shard in range(SHARDS):
             with open_shard(store, table=table, shard=shard):

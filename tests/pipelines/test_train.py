@@ -27,7 +27,7 @@ from x2i_platform.features.schema import FEATURE_TABLES
 from x2i_platform.features.store import FeatureStore
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.precompute.captions import Record
-from x2i_platform.precompute.shards import plan_shards
+from x2i_platform.precompute.shards import append_shards
 from x2i_platform.precompute.stages import build_stage
 from x2i_platform.progress import Metrics
 from x2i_platform.recipes import load, override
@@ -54,7 +54,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     recipe = load(RANDOM, shipped=RECIPES, overrides=STORED)
     captions = CAPTIONS[:32]
     features = FeatureStore.create(folder, fingerprint=fingerprint.features(recipe))
-    plan_shards(features, (Record("captions", i, c) for i, c in enumerate(captions, start=1)), samples_per_shard=16)
+    append_shards(features, (Record("captions", i, c) for i, c in enumerate(captions, start=1)), samples_per_shard=16)
     for table in FEATURE_TABLES:
         stage = build_stage(table, recipe=recipe, store_url=folder)
         for shard in (0, 1):

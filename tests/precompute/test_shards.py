@@ -18,7 +18,7 @@ from x2i_platform.features.schema import SAMPLES, sample_id
 from x2i_platform.features.store import FeatureStore, Fingerprint
 from x2i_platform.precompute.captions import Record, read_captions
 from x2i_platform.precompute.intake import Intake
-from x2i_platform.precompute.shards import plan_shards
+from x2i_platform.precompute.shards import append_shards
 
 
 def records(captions: Iterable[str], *, source: str = "c.txt") -> list[Record]:
@@ -35,7 +35,7 @@ def planned(store: FeatureStore) -> list[list[str]]:
 
 
 def plan(store: FeatureStore, captions: Iterable[str], *, size: int = 4) -> Intake:
-    return plan_shards(store, records(captions), samples_per_shard=size)
+    return append_shards(store, records(captions), samples_per_shard=size)
 
 
 def assert_accounted(intake: Intake) -> None:
@@ -54,7 +54,7 @@ def test_duplicates_within_and_across_files_are_stored_where_they_first_stood(
 ) -> None:
     (tmp_path / "a.txt").write_text("one\ntwo\none\n\n two \nnul\0\n")
     (tmp_path / "b.jsonl").write_text('{"text": "two"}\n{"text": "three"}\n{"text": 3}\n')
-    intake = plan_shards(store, read_captions(f"{tmp_path}/[ab].*"), samples_per_shard=2)
+    intake = append_shards(store, read_captions(f"{tmp_path}/[ab].*"), samples_per_shard=2)
     assert planned(store) == [["one", "two"], ["three"]]
     assert (intake.lines, len(intake.samples), intake.duplicates, len(intake.refused)) == (8, 3, 3, 2)
     assert_accounted(intake)
@@ -67,7 +67,7 @@ def test_refused_lines_are_written_with_their_reason_once(store: FeatureStore, t
     path = tmp_path / "c.jsonl"
     path.write_bytes(b'"good"\n""\n"caf\xe9"\n\n{"\\ud800": 1}\n')
     for _ in range(2):
-        intake = plan_shards(store, read_captions(str(path)), samples_per_shard=4)
+        intake = append_shards(store, read_captions(str(path)), samples_per_shard=4)
         assert_accounted(intake)
     (file,) = (Path(store.files.url) / "quarantine").iterdir()
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -95,7 +95,7 @@ def plan_and_die(url: str, count: int, after: int) -> None:
                 die()
             yield record
 
-    plan_shards(FeatureStore.open(url), dying(), samples_per_shard=4)
+    append_shards(FeatureStore.open(url), dying(), samples_per_shard=4)
 
 
 def plan_and_die_at_adoption(url: str, count: int, shard: int) -> None:
@@ -135,7 +135,7 @@ def test_who_loses_a_shard_to_another_planner_neither_loses_nor_repeats_a_captio
         plan(other, ["caption 1", "caption 7", *numbered(4, start=50)], size=3)
         yield from ours[3:]
 
-    intake = plan_shards(store, interrupted(), samples_per_shard=4)
+    intake = append_shards(store, interrupted(), samples_per_shard=4)
     shards = planned(store)
     assert shards[:2] == [["caption 1", "caption 7", "caption 50"], numbered(3, start=51)]
     counts = Counter(caption for shard in shards for caption in shard)
@@ -181,6 +181,6 @@ def test_a_damaged_plan_is_refused_before_anything_is_added(store: FeatureStore)
 
 
 def test_only_captions_decide_the_plan_not_where_they_stand(store: FeatureStore) -> None:
-    plan_shards(store, records(["one", "two"], source="a.txt"), samples_per_shard=2)
-    moved = plan_shards(store, records(["two", "one"], source="b.txt"), samples_per_shard=1)
+    append_shards(store, records(["one", "two"], source="a.txt"), samples_per_shard=2)
+    moved = append_shards(store, records(["two", "one"], source="b.txt"), samples_per_shard=1)
     assert (moved.new_samples, len(moved.samples)) == (0, 2)

@@ -24,7 +24,7 @@ from x2i_platform.features.writer import open_shard, tensor_columns
 from x2i_platform.models.alignnet import AlignNetDims
 from x2i_platform.models.catalog import dit_dims, mllm_dims
 from x2i_platform.precompute.captions import Record
-from x2i_platform.precompute.shards import plan_shards
+from x2i_platform.precompute.shards import append_shards
 from x2i_platform.precompute.stages import build_stage
 from x2i_platform.training.data import FeatureDataset, Place, split
 from x2i_platform.training.loop import Data, Trainer, Worker
@@ -86,7 +86,7 @@ def build_world(folder: Path, *overrides: str) -> World:
     store = FeatureStore.create(str(folder), fingerprint=fingerprint.features(recipe))
     captions = [TOO_LONG, *CAPTIONS[:NUM_CAPTIONS]]
     records = [Record(source="captions.txt", line=i, caption=caption) for i, caption in enumerate(captions, start=1)]
-    plan_shards(store, records, samples_per_shard=recipe.store.samples_per_shard)
+    append_shards(store, records, samples_per_shard=recipe.store.samples_per_shard)
     for table in FEATURE_TABLES:
         stage = build_stage(table, recipe=recipe, store_url=str(folder))
         for shard in store.manifest().of(SAMPLES):

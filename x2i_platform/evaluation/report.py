@@ -33,7 +33,8 @@ def write(folder: Path, report: Report) -> Path:
     for sheet, file in zip(report.sheets, files, strict=True):
         rows = [(row.caption if can_write(row.caption) else row.gloss, row.images) for row in sheet.rows]
         save_png(contact_sheet(rows, columns=sheet.columns), folder / file)
-    publish(folder / DATA_FILE, _strict_json(_data(report, files)).encode())
+    data = json.dumps(_finite(_data(report, files)), ensure_ascii=False, allow_nan=False)
+    publish(folder / DATA_FILE, data.encode())
     publish(folder / PAGE_FILE, render(report, sheet_files=files).encode())
     return folder / PAGE_FILE
 
@@ -74,13 +75,6 @@ def _data(report: Report, files: Sequence[str]) -> dict[str, Any]:
         "sheets": sheets,
         "results": [vars(result) for result in report.results],
     }
-
-
-def _strict_json(data: dict[str, Any]) -> str:
-    try:
-        return json.dumps(data, ensure_ascii=False, allow_nan=False)
-    except ValueError:
-        return json.dumps(_finite(data), ensure_ascii=False, allow_nan=False)
 
 
 def _finite(value: Any) -> Any:

@@ -41,6 +41,7 @@ def encode_raw(tensor: Tensor) -> Blob:
     """A tensor of any shape, bit for bit. Raises StoreError for a dtype the store doesn't hold."""
     if tensor.dtype not in NAMES:
         raise StoreError(f"the store holds {', '.join(DTYPES)}, not {tensor.dtype}")
+    # (numbers, bytes of a number) -> (bytes of a number, numbers): all first bytes, then all second bytes, ...
     array = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     planes = array.reshape(-1, tensor.element_size()).T
     return Blob(NAMES[tensor.dtype], tuple(tensor.shape), "shuffle", np.ascontiguousarray(planes).tobytes())
@@ -48,6 +49,7 @@ def encode_raw(tensor: Tensor) -> Blob:
 
 def encode_int8(tensor_TD: Tensor) -> Blob:
     """A `(T, D)` tensor as int8 with one float16 scale a channel, chosen from this row so that nothing is clipped."""
+    # The largest value of a channel becomes 127 steps; 2^-14 is float16's smallest normal number.
     values_TD = tensor_TD.detach().float()
     # Rounding the scale to float16 moves it by at most 2^-11, 0.06 of a step at the largest value.
     scale_D = (values_TD.abs().amax(0) / INT8_STEPS).clamp_min(2.0**-14).half()

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise, permutations
+from itertools import permutations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 from scipy import ndimage
 
-from x2i_platform.mini.drawing import GROUND, OUTLINES, OVERSAMPLING, PALETTE, RADII, SIDE, Placed, draw_things
-from x2i_platform.mini.scenes import SHAPES, SIZES, Colour, Relation, Scene, Shape, Size, Thing
+from x2i_platform.mini.drawing import GROUND, PALETTE, RADII, SIDE, Placed, draw_things
+from x2i_platform.mini.scenes import SIZES, Colour, Relation, Scene, Shape, Size, Thing
+from x2i_platform.mini.templates import EVERY_SIDE, STEPS, WINDOW, Floats, best_fit, crisp, flaw_of
 
-Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
 
 COLOUR_TOLERANCE = 35.0
@@ -33,30 +32,13 @@ NEGLIGIBLE_PIXELS = 3
 LEAST_PLAIN_GROUND = 0.4
 """Smallest share of the picture that must be background; four large squares leave 0.54."""
 LEAST_THING_PIXELS = 15  # a small star has some 45
-RADIUS_RANGE = (4.5, 15.0)
-LEAST_FIT = 0.75
-"""Smallest overlap with a template. A small star with its contour off by half a pixel reaches 0.75, one from a JPEG
-of quality 90 reaches 0.81."""
-MOST_OFF_CONTOUR = 0.45
-"""Largest mean deviation along the contour, in pixels. JPEG costs up to 0.27; a medium or large diamond differs from
-a circle by 0.6 or more."""
 MOST_OFF_COLOUR = 0.1
 """Share of a thing's inner pixels that may have another colour than the thing."""
 RELATION_MARGIN = 1.5
 """Two things are side by side if their distance along x is at least this many times their distance along y."""
 
-STEPS = OVERSAMPLING
-"""Templates are placed and sized in steps of a quarter of a pixel, which is one pixel of the oversampled drawing."""
-WINDOW = 36
-"""Side of a template in pixels: room for the largest thing and its soft edge."""
-CONTENTION = 0.1
-"""Shapes whose first overlap is lower than the best one's by more than this are not placed more finely."""
-MOST_STEPS = 12
-ONE_STEP = ((-1, 0, 0), (1, 0, 0), (0, -1, 0), (0, 1, 0), (0, 0, -1), (0, 0, 1))
 EDGE = 3
 """Width of a thing's soft edge in pixels."""
-EVERY_SIDE = np.ones((3, 3), dtype=bool)
-PADDED_CENTRES = np.arange(-WINDOW, SIDE + WINDOW, dtype=np.float32) + 0.5
 GROUND_C = np.array(GROUND, dtype=np.float32)
 PALETTE_PC = np.array(list(PALETTE.values()), dtype=np.float32)
 
@@ -83,28 +65,12 @@ class Verdict:
     reason: str = ""
 
 
-@dataclass(frozen=True, order=True)
-class _Fit:
-    """How well a shape covers a piece of a picture; the placing in steps of a quarter of a pixel."""
-
-    overlap: float
-    shape: Shape
-    x: int
-    y: int
-    radius: int
-
-
-def detect(image: Image.Image) -> list[Detection]:
-    """Things in a picture of any size, ordered from the top; anything else in it is ignored."""
-    return _read(image)[0]
-
-
 def judge(image: Image.Image, scene: Scene) -> Verdict:
     """Whether a picture of any size shows everything that a scene says, and nothing else.
 
     Colours, shapes, count and relation must be right; a size must be right only if the scene gives one.
     """
-    seen, flaws = _read(image)
+    seen, flaws = read_picture(image)
     reason = flaws[0] if flaws else _difference(seen, scene)
     return Verdict(not reason, reason)
 
@@ -146,8 +112,9 @@ def _relation(first: Detection, second: Detection) -> Relation | None:
     return None
 
 
-def _read(image: Image.Image) -> tuple[list[Detection], list[str]]:
+def read_picture(image: Image.Image) -> tuple[list[Detection], list[str]]:
     """Things in a picture, and a phrase for everything else that is visible in it."""
+    # Which pixels differ from the background? Its colour is measured, as a decoder may shift it.
     pixels_YXC = np.asarray(image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
     plain_YX = np.linalg.norm(pixels_YXC - GROUND_C, axis=-1) < VISIBLE
     if plain_YX.mean() < LEAST_PLAIN_GROUND:
@@ -155,17 +122,20 @@ def _read(image: Image.Image) -> tuple[list[Detection], list[str]]:
     ground_C = np.median(pixels_YXC[plain_YX], axis=0)
     offsets_YXC = pixels_YXC - ground_C
     visible_YX = np.linalg.norm(offsets_YXC, axis=-1) > VISIBLE
+    # Connected pixels that a thing covers by more than half are a piece; small pieces are noise.
     is_thing_YX = visible_YX.copy()
     is_thing_YX[visible_YX] = _is_thing(offsets_YXC[visible_YX], ground_C)
     pieces_YX, count = ndimage.label(is_thing_YX, structure=EVERY_SIDE)
     is_large = np.bincount(pieces_YX.ravel(), minlength=count + 1) >= LEAST_THING_PIXELS
     is_large[0] = False  # the ground
+    # A piece also owns its soft edge: pixels within EDGE of it, each given to the nearest piece.
     reach_YX, (rows_YX, columns_YX) = ndimage.distance_transform_edt(~is_large[pieces_YX], return_indices=True)
     owners_YX = np.where(reach_YX <= EDGE, pieces_YX[rows_YX, columns_YX], 0)
     found = [
         _identify(offsets_YXC, ground_C, owned_YX=owners_YX == number, is_thing_YX=is_thing_YX)
         for number in np.flatnonzero(is_large)
     ]
+    # Draw what was found: visible pixels that the drawing doesn't explain are strays.
     things = [each for each in found if isinstance(each, Detection)]
     placed = tuple(Placed(Thing(each.shape, each.colour), each.x, each.y, each.radius) for each in things)
     is_drawn_YX = (np.asarray(draw_things(placed)) != GROUND).any(axis=-1)
@@ -177,6 +147,7 @@ def _read(image: Image.Image) -> tuple[list[Detection], list[str]]:
 
 def _is_thing(offsets_VC: Floats, ground_C: Floats) -> Bools:
     """Which pixels a thing covers by more than half."""
+    # Antialiased pixels lie between the background and a colour: find the nearest such line, and the share along it.
     ways_PC = PALETTE_PC - ground_C
     lengths_P = np.square(ways_PC).sum(axis=1)
     shares_VP = np.clip(offsets_VC @ ways_PC.T / lengths_P, 0, 1)
@@ -189,31 +160,28 @@ def _identify(offsets_YXC: Floats, ground_C: Floats, *, owned_YX: Bools, is_thin
     box = ndimage.find_objects(owned_YX.astype(int))[0]
     offsets_YXC, owned_YX = offsets_YXC[box], owned_YX[box]
     piece_YX = owned_YX & is_thing_YX[box]
+    # Its colour, from pixels away from the edge.
     inner_YX = ndimage.binary_erosion(piece_YX, structure=EVERY_SIDE)
     inner_YX = inner_YX if inner_YX.sum() >= 5 else piece_YX
     colour, colour_C = _colour(offsets_YXC[inner_YX] + ground_C)
     if math.dist(colour_C, PALETTE[colour]) > COLOUR_TOLERANCE:
         return "a thing of no known colour: RGB {:.0f} {:.0f} {:.0f}".format(*colour_C)
+    # Coverage of each pixel from 0 to 1, and its distance from the line between background and colour.
     way_C = colour_C - ground_C
     soft_YX: Floats = np.clip(offsets_YXC @ way_C / (way_C @ way_C), 0, 1)
     misses_YX = np.linalg.norm(offsets_YXC - soft_YX[..., None] * way_C, axis=-1)
     is_other_YX = inner_YX & (misses_YX > COLOUR_TOLERANCE)
     if is_other_YX.sum() > MOST_OFF_COLOUR * inner_YX.sum():
         return f"a thing of two colours, one of them {colour}"
+    # Its shape, place and size: the best fit of all templates to the coverage.
     padded_YX = np.zeros((SIDE + 2 * WINDOW, SIDE + 2 * WINDOW), dtype=np.float32)
-    padded_YX[WINDOW:-WINDOW, WINDOW:-WINDOW][box] = _crisp(np.where(owned_YX & ~is_other_YX, soft_YX, np.float32(0)))
-    fit = _best_fit(padded_YX)
-    if flaw := _flaw(padded_YX, fit):
+    padded_YX[WINDOW:-WINDOW, WINDOW:-WINDOW][box] = crisp(np.where(owned_YX & ~is_other_YX, soft_YX, np.float32(0)))
+    fit = best_fit(padded_YX)
+    if flaw := flaw_of(padded_YX, fit):
         return flaw
     x, y, radius = fit.x / STEPS, fit.y / STEPS, fit.radius / STEPS
     size = min(SIZES, key=lambda size: abs(RADII[size] - radius))
     return Detection(fit.shape, colour, size, x, y, radius, fit=fit.overlap)
-
-
-def _crisp(soft_YX: Floats) -> Floats:
-    """Make edges half as wide around the same contour, so that a fit measures the contour and not its softness."""
-    crisp_YX: Floats = np.clip(2 * soft_YX - np.float32(0.5), 0, 1)
-    return crisp_YX
 
 
 def _colour(pixels_VC: Floats) -> tuple[Colour, Floats]:
@@ -221,82 +189,3 @@ def _colour(pixels_VC: Floats) -> tuple[Colour, Floats]:
     nearest_V = np.linalg.norm(pixels_VC[:, None] - PALETTE_PC, axis=-1).argmin(axis=1)
     winner = int(np.bincount(nearest_V).argmax())
     return tuple(PALETTE)[winner], np.median(pixels_VC[nearest_V == winner], axis=0)
-
-
-def _best_fit(padded_YX: Floats) -> _Fit:
-    """The shape that covers a piece best. Shapes are placed by the piece's mass and centre, then moved uphill."""
-    mass, x, y = _moments(padded_YX, PADDED_CENTRES)
-    placed = []
-    for shape in SHAPES:
-        unit_mass, unit_x, unit_y = _unit_moments(shape)
-        radius = math.sqrt(mass / unit_mass)
-        where = (x - radius * unit_x, y - radius * unit_y, radius)
-        placed.append(_fit(padded_YX, mass, shape, *(round(each * STEPS) for each in where)))
-    least = max(placed).overlap - CONTENTION
-    return max(_climb(padded_YX, mass, fit) for fit in placed if fit.overlap >= least)
-
-
-def _climb(padded_YX: Floats, mass: float, fit: _Fit) -> _Fit:
-    """Move and resize a shape in steps of a quarter of a pixel while its overlap grows; a few steps are enough."""
-    for _ in range(MOST_STEPS):
-        around = [(fit.x + x, fit.y + y, fit.radius + radius) for x, y, radius in ONE_STEP]
-        best = max(_fit(padded_YX, mass, fit.shape, *each) for each in around)
-        if best.overlap <= fit.overlap:
-            break
-        fit = best
-    return fit
-
-
-def _fit(padded_YX: Floats, mass: float, shape: Shape, x: int, y: int, radius: int) -> _Fit:
-    """Soft intersection over union of a piece with a placed shape."""
-    window_YX, template_YX, template_mass = _overlay(padded_YX, shape, x, y, radius)
-    shared = float(np.minimum(window_YX, template_YX).sum())
-    return _Fit(shared / (mass + template_mass - shared), shape, x, y, radius)
-
-
-def _flaw(padded_YX: Floats, fit: _Fit) -> str:
-    """Why a piece is not a thing although this is its best fit; empty if it is one."""
-    radius = fit.radius / STEPS
-    window_YX, template_YX, _ = _overlay(padded_YX, fit.shape, fit.x, fit.y, fit.radius)
-    wrong_YX = np.abs(window_YX - template_YX)
-    outline = [*OUTLINES[fit.shape], OUTLINES[fit.shape][0]]
-    contour = radius * sum(math.dist(*side) for side in pairwise(outline))
-    if fit.overlap < LEAST_FIT or wrong_YX.sum() > MOST_OFF_CONTOUR * contour:
-        return f"ragged: no shape fits better than {fit.overlap:.2f}"
-    if ndimage.binary_erosion(wrong_YX > 0.5, structure=EVERY_SIDE).any():
-        return f"ragged: a {fit.shape} with a lump or a bite of 3 x 3 pixels"
-    if not RADIUS_RANGE[0] <= radius <= RADIUS_RANGE[1]:
-        return f"a {fit.shape} of no known size: radius {radius:.1f}"
-    return ""
-
-
-def _overlay(padded_YX: Floats, shape: Shape, x: int, y: int, radius: int) -> tuple[Floats, Floats, float]:
-    """The part of a picture around a placed shape, the shape itself, and its mass."""
-    row, column = y // STEPS + WINDOW // 2, x // STEPS + WINDOW // 2
-    return padded_YX[row : row + WINDOW, column : column + WINDOW], *_template(shape, radius, x % STEPS, y % STEPS)
-
-
-@lru_cache(maxsize=8192)
-def _template(shape: Shape, radius: int, x: int, y: int) -> tuple[Floats, float]:
-    """Coverage of each pixel by a shape, and the sum. Its centre is `x`, `y` steps from the middle of the window."""
-    side = WINDOW * STEPS
-    points = [(side / 2 + x + radius * px, side / 2 + y + radius * py) for px, py in OUTLINES[shape]]
-    large = Image.new("L", (side, side))
-    ImageDraw.Draw(large).polygon(points, fill=255)
-    small_YX = np.asarray(large.resize((WINDOW, WINDOW), Image.Resampling.BOX), dtype=np.float32)
-    template_YX = _crisp(small_YX / np.float32(255))
-    return template_YX, float(template_YX.sum())
-
-
-@lru_cache
-def _unit_moments(shape: Shape) -> tuple[float, float, float]:
-    """Area and centre of mass of a shape of radius 1."""
-    template_YX, _ = _template(shape, 12 * STEPS, 0, 0)
-    mass, x, y = _moments(template_YX, np.arange(WINDOW, dtype=np.float32) + 0.5 - WINDOW / 2)
-    return mass / 12**2, x / 12, y / 12
-
-
-def _moments(soft_YX: Floats, centres: Floats) -> tuple[float, float, float]:
-    """Mass and centre of mass; `centres` are the places of rows and of columns."""
-    mass = float(soft_YX.sum())
-    return mass, float(soft_YX.sum(axis=0) @ centres) / mass, float(soft_YX.sum(axis=1) @ centres) / mass

@@ -101,16 +101,20 @@ class AlignNet(nn.Module):
         if not torch.is_autocast_enabled(states_BCSH.device.type):
             states_BCSH = states_BCSH.to(self.mlp.layernorm.weight.dtype)
         states_BCSH, mask_BS = self._pad(states_BCSH, mask_BS)
+        # Optional: tokens of each layer attend to each other. (B, C, S, H) -> (B, C, S, H)
         if self.config.t5_layers:
             states_BCSH = self._mix_tokens(states_BCSH, mask_BS)
+        # Layers are mixed into one sequence, (B, C, S, H) -> (B, S, H), and projected to the DiT's widths.
         pooled_over_BT = torch.ones_like(mask_BS) if self.config.padding == "reference" else mask_BS
         return cast(Conditioning, self.mlp(self.fuse_layers(states_BCSH), pooled_over_BT))
 
     def fuse_layers(self, states_BCSH: Tensor) -> Tensor:
         """Mix the MLLM's layers into one sequence, `(B, S, H)`."""
         if self.config.fusion == "conv":
+            # Layers are the input channels of an image of tokens x width: each output sees 5 x 5 of every layer.
             return cast(Tensor, self.conv(states_BCSH)).squeeze(1)
         if self.config.fusion == "scale":
+            # One learned factor per layer.
             return (self.cha_scale * states_BCSH).mean(1)
         return states_BCSH.mean(1)
 
@@ -124,6 +128,7 @@ class AlignNet(nn.Module):
 
     def _pad(self, states_BCSH: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
         """Zero what is not valid, and extend to the teacher's text length, as `config.padding` says."""
+        # The convolution and the T5 stack would carry padded values into valid tokens.
         if self.config.padding != "reference":
             states_BCSH = states_BCSH.masked_fill(~mask_BS[:, None, :, None], 0)
         missing = self.dims.text_tokens - states_BCSH.shape[2]
@@ -136,6 +141,7 @@ class AlignNet(nn.Module):
         """The T5 stack over every layer's sequence. Padding takes part, as in the released code, except with `none`."""
         num_layers = states_BCSH.shape[1]
         attention_mask = mask_BS.repeat_interleave(num_layers, 0) if self.config.padding == "none" else None
+        # The layers of a prompt are separate sequences of one batch: (B * C, S, H).
         mixed = self.t5stack(inputs_embeds=states_BCSH.flatten(0, 1), attention_mask=attention_mask)
         mixed_BCSH = cast(Tensor, mixed.last_hidden_state).view(states_BCSH.shape)
         if attention_mask is None:
@@ -175,7 +181,9 @@ class _Projector(nn.Module):
         self.fc = nn.Sequential(nn.GELU(), nn.Linear(dims.prompt_dim, dims.pooled_dim))
 
     def forward(self, fused_BTH: Tensor, pooled_over_BT: Tensor) -> Conditioning:
+        # In place of T5's tokens: (B, T, H) -> (B, T, E).
         prompt_embeds_BTE = self.projector(self.layernorm(fused_BTH))
+        # In place of CLIP's pooled vector: each token is projected to P, then averaged. (B, T, E) -> (B, P)
         pooled_BP = (self.fc(prompt_embeds_BTE) * pooled_over_BT.unsqueeze(-1)).sum(1)
         return Conditioning(prompt_embeds_BTE, pooled_BP / pooled_over_BT.sum(1, keepdim=True))
 

@@ -62,7 +62,9 @@ def _digests(folder: Path, paths: Sequence[Path]) -> list[str]:
     settled = {
         marks[path]: digest
         for path, digest in found.items()
-        if path.stat().st_size >= WORTH_KEEPING_BYTES and marks[path] == _mark(path) and _is_settled(path)
+        if path.stat().st_size >= WORTH_KEEPING_BYTES
+        and marks[path] == _mark(path)
+        and time.time() - path.stat().st_ctime > SETTLED_S
     }
     if any(path.stat().st_size >= WORTH_KEEPING_BYTES for path in unread):
         _write(notes, settled)
@@ -73,10 +75,6 @@ def _mark(path: Path) -> str:
     """A value that changes whenever a file's content does. Nobody can set the time of a file's last status change."""
     status = path.stat()
     return f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
-
-
-def _is_settled(path: Path) -> bool:
-    return time.time() - path.stat().st_ctime > SETTLED_S
 
 
 def _sha256(path: Path) -> str:

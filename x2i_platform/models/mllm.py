@@ -178,7 +178,10 @@ class MLLM:
             suppress_tokens=placeholders or None,
         )
         ends = self._end_tokens()
-        return [_until_end(row[batch["input_ids"].shape[1] :].cpu(), ends) for row in made]
+        answers = [row[batch["input_ids"].shape[1] :].cpu() for row in made]
+        # Shorter answers of a batch are padded after their end.
+        stops = [next((place for place, token in enumerate(ids.tolist()) if token in ends), limit) for ids in answers]
+        return [ids[: stop + 1] for ids, stop in zip(answers, stops, strict=True)]
 
     def _end_tokens(self) -> set[int]:
         ids = self._with_head().generation_config.eos_token_id
@@ -228,11 +231,6 @@ class MLLM:
             folder = locate(self._config.model, revision=self._config.revision)
             self._loaded_processor = load_part(transformers.AutoProcessor, folder)
         return self._loaded_processor
-
-
-def _until_end(ids: Tensor, ends: set[int]) -> Tensor:
-    found = [place for place, token in enumerate(ids.tolist()) if token in ends]
-    return ids[: found[0] + 1] if found else ids
 
 
 def _family(config: dict[str, Any], *, model: str) -> Family:

@@ -42,7 +42,7 @@ class Prompt:
     def text(self) -> str:
         """The words alone; for a prompt without words its kinds of media, such as `[image]`."""
         words = [part for part in self.parts if isinstance(part, str)]
-        return " ".join(words) or " ".join(f"[{_kind(part)}]" for part in self.parts)
+        return " ".join(words) or " ".join("[video]" if isinstance(part, Video) else "[image]" for part in self.parts)
 
     @property
     def media(self) -> tuple[Image.Image | Video, ...]:
@@ -127,10 +127,6 @@ def collate(
     }
     names = dict.fromkeys(name for each in prompts for name in each.media)
     return batch | {name: torch.cat([p.media[name] for p in prompts if name in p.media]) for name in names}
-
-
-def _kind(part: Image.Image | Video | str) -> str:
-    return "video" if isinstance(part, Video) else "image"
 
 
 def _content(part: Part) -> dict[str, Any]:

@@ -83,6 +83,7 @@ class Teacher:
         channels = self.dit.config.in_channels // 4
         shape = (1, channels, self.side, self.side)
         canvases = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        # 2 x 2 latents become one token: (B, C / 4, side, side) -> (B, N, C).
         packed = diffusers.FluxPipeline._pack_latents(
             torch.cat(canvases), len(canvases), channels, self.side, self.side
         )
@@ -100,6 +101,7 @@ class Teacher:
         noise_BNC = self.noise(seeds)
         if self.config.canvas == "noise":
             return noise_BNC
+        # One Euler step of the flow from pure noise (sigma 1) to the seed's sigma: x + (sigma - 1) v.
         start_B = torch.ones(len(seeds))
         velocity_BNC = self.forward(prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=noise_BNC, sigma_B=start_B)
         step_B11 = (self.sigmas(seeds) - start_B)[:, None, None].to(noise_BNC)
@@ -108,7 +110,7 @@ class Teacher:
     def forward(self, prompt_embeds_BTE: Tensor, *, pooled_BP: Tensor, latents_BNC: Tensor, sigma_B: Tensor) -> Tensor:
         """The velocity `(B, N, C)` at the config's guidance; any number of text tokens.
 
-        Sigma only sets the time the DiT is told; what it is shown is the caller's. Guidance goes only to a DiT that was
+        Sigma only sets the DiT's time; the latents are the caller's. Guidance is passed only to a DiT that was
         distilled with it.
         """
         device, dtype = self.dit.device, self.dit.dtype

@@ -19,27 +19,27 @@ from x2i_platform.precompute.captions import Record
 from x2i_platform.precompute.intake import Intake, unique_samples
 
 
-def plan_shards(store: FeatureStore, records: Iterable[Record], *, samples_per_shard: int) -> Intake:
+def append_shards(store: FeatureStore, records: Iterable[Record], *, samples_per_shard: int) -> Intake:
     """Append the captions that the store doesn't know as new shards of table `samples`, and quarantine bad records.
 
     Raises StoreError if the table so far is damaged.
     """
     intake = Intake()
-    plan = _Plan(store)
+    known = _Samples(store)
     for row in unique_samples(records, intake=intake):
-        plan.add(row)
-        while len(plan.waiting) >= samples_per_shard:
-            plan.commit()
-    while plan.waiting:
-        plan.commit()
-    intake.new_samples = plan.num_added
+        known.add(row)
+        while len(known.waiting) >= samples_per_shard:
+            known.commit()
+    while known.waiting:
+        known.commit()
+    intake.new_samples = known.num_added
     if intake.refused:
         places = [f"{row['source']}:{row['line']}" for row in intake.refused]
         publish_quarantine(store.files, intake.refused, name=f"captions-{ids_digest(places)[:12]}")
     return intake
 
 
-class _Plan:
+class _Samples:
     """The ids in table `samples`, and the rows that wait for the next shard."""
 
     def __init__(self, store: FeatureStore) -> None:

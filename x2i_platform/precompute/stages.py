@@ -3,11 +3,10 @@
     samples ──► mllm
        └──────► text ──► targets
 
-With `mllm.states` other than `prompt` the three follow one another: the teacher of a sample whose states are those of
-the MLLM's answer reads that answer in place of the caption, so that it says what the states say.
+With `mllm.states` other than `prompt` the three run one after another: if a sample's states are those of the MLLM's
+answer, its teacher reads that answer in place of the caption.
 
-What goes in and comes out is a shard's number; tensors go straight from the model to the store. A stage runs on a
-machine without Ray; `pipelines/precompute.py` puts it into an actor.
+A stage is given a shard's number; tensors go straight from the model to the store. It runs without Ray, too.
 
 Invariants: a shard that is committed is not computed again; a row that fails is quarantined with its reason and its
 neighbours are kept; what is computed for a caption depends on the caption and the recipe alone.
@@ -150,7 +149,10 @@ class TextStage(Stage):
     def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
         """One row a sample: T5 tokens and CLIP's pooled vector. Raises UnfitAnswer for an answer that T5 would cut."""
         for sample in samples:
-            self._require_short(sample.get("answer"))
+            answer, limit = sample.get("answer") or "", self.recipe.teacher.text_tokens
+            # FLUX was trained with cut captions; but the states of a cut answer would say more than the teacher reads.
+            if (tokens := self.encoders.num_tokens(answer)) > limit:
+                raise UnfitAnswer(f"answer of {tokens} T5 tokens, teacher.text_tokens = {limit} fit: {shown(answer)}")
         conditioning = self.encoders.encode([sample.get("answer") or sample["caption"] for sample in samples])
         rows = []
         pairs = zip(samples, conditioning.prompt_embeds_BTE, conditioning.pooled_BP, strict=True)
@@ -161,12 +163,6 @@ class TextStage(Stage):
             pooled = encode_raw(pooled_P.to(prompt_embeds_TE.dtype)).data
             rows.append([{"sample_id": sample["sample_id"], **columns, "pooled": pooled}])
         return rows
-
-    def _require_short(self, answer: str | None) -> None:
-        """Raise UnfitAnswer if T5 would cut the answer: its states would say more than the teacher reads."""
-        tokens, limit = self.encoders.num_tokens(answer or ""), self.recipe.teacher.text_tokens
-        if tokens > limit:
-            raise UnfitAnswer(f"answer of {tokens} T5 tokens, teacher.text_tokens = {limit} fit: {shown(answer or '')}")
 
 
 class MLLMStage(Stage):
@@ -240,6 +236,7 @@ class TargetsStage(Stage):
             "prompt_embeds_BTE": torch.stack([sample["text"].prompt_embeds_TE for sample in samples]),
             "pooled_BP": torch.stack([sample["text"].pooled_P for sample in samples]),
         }
+        # The DiT runs once under the teacher's conditioning, and its attention outputs are captured.
         canvas_BNC = self.teacher.canvas(seeds, **conditioning)
         with attention_taps(self.teacher.dit, self.taps) as taken:
             self.teacher.forward(**conditioning, latents_BNC=canvas_BNC, sigma_B=self.teacher.sigmas(seeds))
@@ -264,6 +261,7 @@ class TargetsStage(Stage):
             kept = tap.positions(text_idx=text_idx, image_idx=image_idx, num_text=self.teacher.num_text_tokens)
             kept_TD = output_ND[kept.to(output_ND.device)].float()
             _require_finite(kept_TD, what=f"attention output of {name}")
+            # z-scored over the channels, as the loss compares them.
             z_TD = (kept_TD - kept_TD.mean(-1, keepdim=True)) / (kept_TD.std(-1, keepdim=True) + 1e-7)
             blob = TARGET_ENCODERS[config.codec](z_TD)
             yield {

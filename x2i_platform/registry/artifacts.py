@@ -75,7 +75,8 @@ def signature(folder: Path) -> mlflow.models.ModelSignature:
 
 def fetch(source: str, *, label: str, content: str | None, tracking_uri: str) -> Path:
     """Copy an artifact folder into the cache, or find it there. Without its `content` it is copied each time."""
-    cache = _cache_folder()
+    cache = cache_folder() / "registry"
+    cache.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Hashed, as both come from the server and only a plain name may become a path.
     kept = None if content is None else cache / hashlib.sha256(f"{source}\n{content}".encode()).hexdigest()
     if kept is not None and kept.is_dir():
@@ -101,12 +102,6 @@ def _files_digest(folder: Path) -> str:
         with path.open("rb") as file:
             whole.update(f"{path.relative_to(folder)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return whole.hexdigest()
-
-
-def _cache_folder() -> Path:
-    folder = cache_folder() / "registry"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
 
 
 def require_model(folder: Path, *, label: str) -> None:

@@ -90,7 +90,7 @@ def register(
                 MANIFEST_TAG: manifest_digest,
                 FINGERPRINT_TAG: run.data.tags.get(KEY_TAG, ""),
             }
-            description = _without_front_matter(card)[:MAX_DESCRIPTION_LENGTH]
+            description = re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)[:MAX_DESCRIPTION_LENGTH]
             source = f"{run.info.artifact_uri}/{path}"
             found = client.create_model_version(name, source, info.run_id, tags=tags, description=description)
         for alias in aliases:
@@ -159,7 +159,7 @@ def list_models(tracking_uri: str) -> list[RegisteredModel]:
 
 
 def _holds(version: entities.ModelVersion, *, content: str, settings: str) -> bool:
-    """Whether a version has these weights and settings; a version from before settings were stored counts as a match."""
+    """Whether a version has these weights and settings; one from before settings were stored counts as a match."""
     tags = version.tags
     return bool(tags.get(CONTENT_TAG) == content and tags.get(SETTINGS_TAG, settings) == settings)
 
@@ -251,7 +251,3 @@ def _named(name: str) -> str | None:
 
 def _version(found: entities.ModelVersion) -> ModelVersion:
     return ModelVersion(found.name, int(found.version), f"models:/{found.name}/{found.version}", found.source)
-
-
-def _without_front_matter(card: str) -> str:
-    return re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)

@@ -90,7 +90,8 @@ def start_or_resume(
     client = connect(tracking_uri)
     with raising(RegistryError, f"run {run_name!r} of experiment {experiment!r}", OUTSIDE):
         experiment_id = _experiment(client, experiment)
-        tags = {**tags, **_lineage_tags(data), **source_tags(Path(__file__).parent), KEY_TAG: key}
+        lineage = {} if data is None else {MANIFEST_TAG: data.digest}
+        tags = {**tags, **lineage, **source_tags(Path(__file__).parent), KEY_TAG: key}
         run = _unfinished(client, experiment_id, key=key)
         if run is None:
             run = client.create_run(experiment_id, run_name=run_name, tags=tags)
@@ -261,10 +262,6 @@ def _flatten(params: Mapping[str, object], *, prefix: str = "") -> Iterator[tupl
             yield from _flatten(value, prefix=f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", redacted(str(value))[:MAX_PARAM_LENGTH]
-
-
-def _lineage_tags(data: TrainingData | None) -> dict[str, str]:
-    return {} if data is None else {MANIFEST_TAG: data.digest}
 
 
 def _dataset_input(data: TrainingData) -> entities.DatasetInput:

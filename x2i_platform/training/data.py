@@ -202,13 +202,15 @@ class Collate:
         """One batch. Raises TrainingError as `pad_samples` does."""
         states = pad_samples(samples, padding=self.padding, text_tokens=self.text_tokens)
         taps = list(samples[0].targets)
+        # A recipe stores the canvases of all samples or of none.
+        canvases = [sample.canvas for sample in samples if sample.canvas is not None]
         return Batch(
             **vars(states),
             seeds=tuple(sample.seed for sample in samples),
             text_idx_BT=torch.tensor([_indices(sample, "text_idx") for sample in samples], dtype=torch.long),
             image_idx_BT=torch.tensor([_indices(sample, "image_idx") for sample in samples], dtype=torch.long),
             targets_BTD={tap: torch.stack([s.targets[tap].values_TD for s in samples]) for tap in taps},
-            canvas_BL=_stacked([sample.canvas for sample in samples]),
+            canvas_BL=torch.stack(canvases) if canvases else None,
         )
 
 
@@ -220,12 +222,6 @@ def pad_samples(samples: Sequence[Sample] | Sequence[TextSample], *, padding: Pa
         raise TrainingError(f"a caption of {longest} MLLM tokens; the teacher has {text_tokens} text tokens")
     padded = pad_states(states, text_tokens=text_tokens, padding=padding)
     return StatesBatch(tuple(sample.sample_id for sample in samples), *padded)
-
-
-def _stacked(canvases: Sequence[Tensor | None]) -> Tensor | None:
-    """The canvases of all samples, or None: a recipe stores them for all or for none."""
-    there = [canvas for canvas in canvases if canvas is not None]
-    return torch.stack(there) if there else None
 
 
 def _indices(sample: Sample, name: str) -> list[int]:

@@ -39,7 +39,9 @@ class StepResult:
 
 def distill_step(student: Student, *, teacher: Teacher, batch: Batch, config: TrainConfig) -> StepResult:
     """Loss of the student on one batch of precomputed targets."""
+    # AlignNet: MLLM states (B, C, S, H) -> conditioning. The weights are float32, so the states are too.
     conditioning = student(batch.states_BCSH.float(), mask_BS=batch.mask_BS)
+    # The frozen DiT runs under the student's conditioning, on the canvas and at the noise level that the teacher had.
     dtype = teacher.dit.dtype
     with attention_taps(teacher.dit, tuple(batch.targets_BTD)) as taken:
         teacher.forward(
@@ -50,10 +52,12 @@ def distill_step(student: Student, *, teacher: Teacher, batch: Batch, config: Tr
         )
     num_text = conditioning.prompt_embeds_BTE.shape[1]
     taps = [Tap.named(name) for name in taken]
+    # Only some tokens of each output were stored: find the same ones in the student's outputs.
     # Without padding the student may have fewer text tokens than the teacher: a weight of zero silences the rest.
     text_BT = batch.text_idx_BT.clamp_max(num_text - 1)
     kept = [tap.positions(text_idx=text_BT, image_idx=batch.image_idx_BT, num_text=num_text) for tap in taps]
     text_weights_BT, image_weights_BT = _weights(batch, teacher=teacher, num_text=num_text)
+    # Each kept token stands for several, so the weighted sum estimates the loss over all tokens.
     loss = attention_kl(
         [_gather(taken[tap.name], kept_BT) for tap, kept_BT in zip(taps, kept, strict=True)],
         [batch.targets_BTD[tap.name] for tap in taps],

@@ -8,6 +8,7 @@ The frozen DiT stays outside: it is a plain replica on each worker.
 from __future__ import annotations
 
 import math
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -124,7 +125,8 @@ class ZeRO(Strategy):
 
     def __init__(self, alignnet: AlignNet, *, config: TrainConfig, stage: int, micro_batch: int) -> None:
         super().__init__(alignnet, config=config)
-        _choose_accelerator()
+        if not torch.cuda.is_available():  # DeepSpeed guesses from what is installed, and is wrong without a GPU
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
 
         # On the CPU DeepSpeed would compile a shared-memory extension at first use; gloo does without it.
@@ -232,14 +234,6 @@ def build_strategy(name: str, *, alignnet: AlignNet, config: TrainConfig, micro_
     if name == "ddp":
         return DDP(alignnet, config=config)
     return ZeRO(alignnet, config=config, stage=int(name.removeprefix("zero")), micro_batch=micro_batch)
-
-
-def _choose_accelerator() -> None:
-    """Tell DeepSpeed its accelerator: it guesses from what is installed, and is wrong without a GPU."""
-    import os
-
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 def _copy(tensor: Tensor) -> Tensor:

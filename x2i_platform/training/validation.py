@@ -23,6 +23,7 @@ def attention_distance(
     If the student has another number of text tokens than the teacher, only image tokens are compared.
     """
     canvas_BNC = teacher.canvas(seeds, prompt_embeds_BTE=goal.prompt_embeds_BTE, pooled_BP=goal.pooled_BP)
+    # Attention outputs under both conditionings, on the same canvas, divided into text and image tokens.
     taken = []
     for prompt_embeds_BTE, pooled_BP in (student, (goal.prompt_embeds_BTE, goal.pooled_BP)):
         num_text = prompt_embeds_BTE.shape[1]
@@ -36,6 +37,7 @@ def attention_distance(
         taken.append({name: Tap.named(name).split(output, num_text=num_text) for name, output in outputs.items()})
     mine, theirs = taken
     pairs = [(mine[tap][stream], theirs[tap][stream]) for tap in mine for stream in mine[tap]]
+    # Streams of unequal length can't be compared token by token.
     pairs = [(left, right) for left, right in pairs if left.shape == right.shape]
     loss = attention_kl(
         *map(list, zip(*pairs, strict=True)), temperature=config.temperature, direction=config.direction

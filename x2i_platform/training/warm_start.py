@@ -87,6 +87,7 @@ def warm_start_step(student: Student, *, batch: TextBatch, spread: Spread) -> St
     Each is divided by its variance: an AlignNet that returns only the means would have a loss of 2.
     """
     prompt_embeds_BTE, pooled_BP = student(batch.states_BCSH.float(), mask_BS=batch.mask_BS)
+    # Divided by their variances, tokens and pooled vector weigh the same, whatever their scales.
     loss = _squared_error(prompt_embeds_BTE, batch.prompt_embeds_BTE) / spread.prompt_embeds
     loss = loss + _squared_error(pooled_BP, batch.pooled_BP) / spread.pooled
     return StepResult(loss, batch.sample_ids, num_tokens=1)

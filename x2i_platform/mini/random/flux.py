@@ -27,7 +27,7 @@ def write(folder: Path, *, captions: Sequence[str]) -> None:
     """Build the pipeline and save it under `folder`; 1.6 million parameters in float32 safetensors."""
     clip_words, t5_words = clip_tokenizer(captions), t5_tokenizer(captions)
     pipeline = FluxPipeline(
-        scheduler=_scheduler(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
         vae=_vae(),
         text_encoder=_clip(clip_words),
         tokenizer=clip_words,
@@ -73,10 +73,6 @@ def _vae() -> AutoencoderKL:
         use_quant_conv=False,
         use_post_quant_conv=False,
     )
-
-
-def _scheduler() -> FlowMatchEulerDiscreteScheduler:
-    return FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
 
 
 def _clip(words: CLIPTokenizer) -> CLIPTextModel:

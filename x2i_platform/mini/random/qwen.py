@@ -47,7 +47,11 @@ def _config(words: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
         "num_key_value_heads": HEADS // 2,
         "max_position_embeddings": QWEN_TOKENS,
         # time, height, width: half the head's width together
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": _thirds(head_dim // 2)},
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 1e6,
+            "mrope_section": [(head_dim // 2 + extra) // 3 for extra in range(3)],
+        },
         "bos_token_id": None,
         "eos_token_id": words.eos_token_id,
         "pad_token_id": words.pad_token_id,
@@ -66,8 +70,3 @@ def _config(words: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
     ids = {f"{name}_id": words.convert_tokens_to_ids(token) for name, token in VISION_TOKENS.items()}
     ids.pop("vision_pad_token_id")  # a token of the vocabulary that the model's config doesn't name
     return Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=False, **ids)
-
-
-def _thirds(total: int) -> list[int]:
-    """Split `total` into three parts that differ by at most one; the first is the smallest."""
-    return [total // 3, (total + 1) // 3, (total + 2) // 3]

@@ -57,7 +57,9 @@ def find_files(path: str, *, readable: Collection[str]) -> Found:
     if not names:
         raise InputError(f"captions '{path}' not found: no such file, folder or match")
     files = tuple(name for name in names if ending_of(name) in readable)
-    others = Counter(_shown_ending(name) for name in names if ending_of(name) not in readable)
+    others = Counter(
+        PurePosixPath(name).suffix.lower() or "no ending" for name in names if ending_of(name) not in readable
+    )
     found = Found(files, dict(sorted(others.items())))
     if not files:
         raise InputError(
@@ -74,10 +76,6 @@ def ending_of(name: str) -> str:
     """A file's ending in lower case, without that of the compression."""
     name = name.lower()
     return ".tar" if name.endswith(".tgz") else PurePosixPath(name.removesuffix(".gz")).suffix
-
-
-def _shown_ending(name: str) -> str:
-    return PurePosixPath(name).suffix.lower() or "no ending"
 
 
 def _names(fs: Any, root: str) -> list[str]:
