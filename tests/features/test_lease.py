@@ -92,3 +92,22 @@ def test_who_waits_is_told_once_and_who_lost_it_too(s3_bucket: str) -> None:
     with lease(files, NAME, on_wait=lambda: told.append("waits"), on_loss=nothing):
         assert told == ["lost", "waits"]
         assert files.names(NAME)[-1] == f"{NAME}/000000003"
+
+
+def test_an_error_that_nobody_foresaw_stops_no_heart(s3_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, beats = Files(s3_bucket), []
+    publish = Files.publish
+
+    def failing_once(files: Files, name: str, data: bytes) -> None:
+        beats.append(data)
+        if len(beats) == 1:
+            raise RuntimeError("of a library")
+        publish(files, name, data)
+
+    with lease(files, NAME, on_wait=nothing, on_loss=nothing):
+        [mine] = files.names(NAME)
+        before = files.read(mine)
+        monkeypatch.setattr(Files, "publish", failing_once)
+        time.sleep(1)
+        assert len(beats) > 2
+        assert files.read(mine) != before

@@ -9,6 +9,7 @@ Invariant: clocks of two machines are never compared; what counts is how long th
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
@@ -21,6 +22,7 @@ from x2i_platform.features.files import Files
 BEAT_S = 10.0
 DEAD_AFTER_S = 60.0
 RELEASED = b"released"
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -71,6 +73,8 @@ def _beat(files: Files, name: str, mine: str, stop: threading.Event, on_loss: Ca
             files.publish(mine, _token())
         except StoreError:
             continue  # the store is away for a while; whether the lease outlived that shows when it is back
+        except Exception:  # a heart that stops for any reason would let a second process in
+            log.warning("the lock '%s' could not be renewed; trying again", name, exc_info=True)
 
 
 def _latest(files: Files, name: str) -> str | None:

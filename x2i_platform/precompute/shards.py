@@ -25,14 +25,14 @@ def append_shards(store: FeatureStore, records: Iterable[Record], *, samples_per
     Raises StoreError if the table so far is damaged.
     """
     intake = Intake()
-    known = _Samples(store)
+    table = _Samples(store)
     for row in unique_samples(records, intake=intake):
-        known.add(row)
-        while len(known.waiting) >= samples_per_shard:
-            known.commit()
-    while known.waiting:
-        known.commit()
-    intake.new_samples = known.num_added
+        table.add(row)
+        while len(table.waiting) >= samples_per_shard:
+            table.commit()
+    while table.waiting:
+        table.commit()
+    intake.new_samples = table.num_added
     if intake.refused:
         places = [f"{row['source']}:{row['line']}" for row in intake.refused]
         publish_quarantine(store.files, intake.refused, name=f"captions-{ids_digest(places)[:12]}")
