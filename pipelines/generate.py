@@ -10,7 +10,7 @@ import io
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from x2i_platform.config import GenerateConfig, Recipe, digest
 from x2i_platform.errors import ClusterError, X2IError, from_text, redacted, to_text
 from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.features.files import Files
+from x2i_platform.generation.content import ContentPart, load_prompt
 from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.generation.requests import ParsedLine, read_requests
 from x2i_platform.models.devices import NOT_A_ROWS_FAULT, choose_device
 from x2i_platform.models.model_folder import read_recipe
+from x2i_platform.models.prompts import Prompt
 from x2i_platform.models.weights import identity
 from x2i_platform.progress import Progress
 from x2i_platform.recipes import override
@@ -94,7 +96,7 @@ class GeneratorActor:
 
     def __init__(self, folder: str, *, recipe: dict[str, Any], out: str) -> None:
         chosen = Recipe.model_validate(recipe)
-        self.refusal, self.files = "", Files(out)
+        self.refusal, self.files, self.recipe = "", Files(out), chosen
         try:
             device = choose_device(chosen.run.generate.num_gpus)
             self.generator = Generator.load(Path(folder), recipe=chosen, device=device)
@@ -107,14 +109,18 @@ class GeneratorActor:
         errors = [""] * len(rows) if self.refusal else self._make(rows)
         return {"line": [row["line"] for row in rows], "error": errors, "refusal": [self.refusal] * len(rows)}
 
+    def _prompt(self, row: dict[str, Any]) -> str | Prompt:
+        parts = [ContentPart(**part) for part in row["content"]]
+        return load_prompt(parts, media=self.recipe.media) if parts else str(row["prompt"])
+
     def _make(self, rows: list[dict[str, Any]]) -> list[str]:
         """Make the images of some rows; returns why each failed, or "". A row that fails is tried alone, so that its
         neighbours don't fail with it.
 
         A fault that isn't a row's becomes the actor's refusal.
         """
-        wanted = [ImageRequest(row["prompt"], row["seed"], GenerateConfig(**row["settings"])) for row in rows]
         try:
+            wanted = [ImageRequest(self._prompt(row), row["seed"], GenerateConfig(**row["settings"])) for row in rows]
             images = self.generator.generate(wanted)
             for row, image in zip(rows, images, strict=True):
                 self.files.publish(row["file"], png_bytes(image, row))
@@ -133,10 +139,15 @@ def _reason(error: Exception) -> str:
 
 def png_bytes(image: Image.Image, row: dict[str, Any]) -> bytes:
     """A PNG that says in its text chunks how it was made."""
-    chunks = text_chunks(row["prompt"], {"seed": row["seed"], "model": row["model"], **row["settings"]})
+    chunks = text_chunks(row["prompt"], {"seed": row["seed"], "model": row["model"], **_media(row), **row["settings"]})
     buffer = io.BytesIO()
     image.save(buffer, format="png", pnginfo=chunks)
     return buffer.getvalue()
+
+
+def _media(row: dict[str, Any]) -> dict[str, Any]:
+    """The SHA-256 of a prompt's images and videos, where it has some."""
+    return {"media": row["media"]} if row["media"] else {}
 
 
 def _planned(line: ParsedLine, *, defaults: GenerateConfig, model_digest: str) -> dict[str, Any]:
@@ -146,6 +157,8 @@ def _planned(line: ParsedLine, *, defaults: GenerateConfig, model_digest: str) -
         "line": line.line,
         "id": line.request.id,
         "prompt": line.request.prompt,
+        "content": [asdict(part) for part in line.content],
+        "media": [identity for identity in line.identities if identity[0] != "text"],
         "seed": line.seed,
         "settings": settings.model_dump(),
         "model": model_digest,
@@ -189,7 +202,11 @@ def _make(
 
 
 def _write_results(files: Files, rows: list[dict[str, Any]], *, errors: dict[int, str | None], requests: str) -> None:
-    files.publish(INDEX_FILE, _json_lines(rows))
+    # The index tells which media made an image; their bytes, which a data URL holds, aren't repeated.
+    listed = [
+        {**{key: value for key, value in row.items() if key not in ("content", "media")}, **_media(row)} for row in rows
+    ]
+    files.publish(INDEX_FILE, _json_lines(listed))
     refused = [{"source": redacted(requests), "line": line, "error": reason} for line, reason in sorted(errors.items())]
     files.publish(ERRORS_FILE, _json_lines(refused))
     if rows:

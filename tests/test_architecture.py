@@ -40,7 +40,9 @@ ROOMS: dict[str, Room] = {
     "mini": Room(
         "the miniature world: scenes, captions, pictures, videos, judge, suites; its models and their training"
     ),
-    "models": Room("AlignNet, the teacher and its taps, text encoders, MLLMs, catalogue, FLOPs", ("mini", "recipes")),
+    "models": Room(
+        "AlignNet, the teacher and its taps, text encoders, MLLMs, catalogue, FLOPs", ("mini", "media", "recipes")
+    ),
     "features": Room("the feature store: files, commits, shards, codecs"),
     "fingerprint": Room("what makes two results interchangeable", ("models", "features")),
     "costs": Room("bytes and FLOPs of one caption", ("models", "features")),
@@ -54,10 +56,10 @@ ROOMS: dict[str, Room] = {
     "training": Room(
         "the job, the loss, the step, strategies, the loop, checkpoints", ("fingerprint", "plan", "models", "features")
     ),
-    "generation": Room("`Generator`, and the lines of a request file", ("models", "streams")),
+    "generation": Room("`Generator`, and the lines of a request file", ("media", "models", "streams")),
     "evaluation": Room(
         "tasks, images, paired results, statistics, gate, report, layouts for external scorers",
-        ("generation", "training.validation", "models", "mini"),
+        ("generation", "training.validation", "models", "media", "mini"),
     ),
     "serving": Room(
         "the HTTP interface, what a service is pinned to, the Ray Serve application",

@@ -34,6 +34,7 @@ CHANGES: dict[str, tuple[Any, set[str]]] = {
     "mllm.answer_tokens": (8, set()),
     "mllm.states": ("mixed", {"text", "mllm", "targets"}),
     "mllm.template": ("draw {caption}", {"mllm"}),
+    "media": ({"image_side": 64, "video_fps": 2.0, "video_frames": 4}, set()),
     "alignnet.fusion": ("mean", set()),
     "alignnet.t5_layers": (2, set()),
     "alignnet.t5_heads": (2, set()),
@@ -132,7 +133,7 @@ def test_a_training_is_its_data_alignnet_and_settings(mini: Recipe) -> None:
 def test_an_image_depends_on_the_models_and_how_they_are_asked(mini: Recipe) -> None:
     base = fingerprint.generation(mini)
     for field, (value, _) in CHANGES.items():
-        counts = field.startswith(("teacher.", "mllm.")) or field == "alignnet.padding"
+        counts = field.startswith(("teacher.", "mllm.")) or field in ("alignnet.padding", "media")
         assert (fingerprint.generation(with_value(mini, field, value)) != base) is counts, field
 
 

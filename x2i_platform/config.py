@@ -91,6 +91,16 @@ class MLLMConfig(Frozen):
         return self
 
 
+class MediaConfig(Frozen):
+    """How images and videos of prompts are prepared for the MLLM. Captions have none, so no store depends on it."""
+
+    image_side: Count | None = None
+    """Images and frames are resized to a square of so many pixels, as X2I does with 128; None leaves it to the MLLM."""
+    video_fps: Annotated[float, Field(gt=0, le=60)] = 1.0
+    video_frames: Annotated[int, Field(ge=1, le=512)] = 64
+    """A longer video is sampled over its length."""
+
+
 class AlignNetConfig(Frozen):
     """AlignNet's shape. Sizes that the two models decide (layers, widths) are read from them, not written here."""
 
@@ -211,6 +221,7 @@ class Recipe(Frozen):
     description: str = ""
     teacher: TeacherConfig
     mllm: MLLMConfig
+    media: MediaConfig = MediaConfig()
     alignnet: AlignNetConfig = AlignNetConfig()
     targets: TargetsConfig = TargetsConfig()
     store: StoreConfig = StoreConfig()

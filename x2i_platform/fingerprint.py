@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from x2i_platform.config import Recipe, TeacherConfig
+from x2i_platform.config import MediaConfig, Recipe, TeacherConfig
 from x2i_platform.features.schema import MLLM, TARGETS, TEXT
 from x2i_platform.models.weights import identity
 
@@ -57,10 +57,13 @@ def generation(recipe: Recipe) -> dict[str, Any]:
     """Fingerprint of generation: everything that decides an image besides AlignNet, the prompt and the request's
     settings.
     """
+    # The default is left out: models from before there was a choice keep their fingerprints.
+    media = {} if recipe.media == MediaConfig() else {"media": recipe.media.model_dump(mode="json")}
     return {
         "weights": [identity(part.model, revision=part.revision) for part in (recipe.teacher, recipe.mllm)],
         "teacher": _teacher(recipe.teacher),
         "mllm": recipe.mllm.model_dump(mode="json", exclude=_WHERE_FROM),
+        **media,
         "padding": recipe.alignnet.padding,
     }
 

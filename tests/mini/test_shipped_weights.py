@@ -16,6 +16,7 @@ from x2i_platform.config import States
 from x2i_platform.evaluation.evaluator import BaselineGenerator
 from x2i_platform.evaluation.tasks import Task, suite_tasks
 from x2i_platform.generation.generator import Generator, ImageRequest
+from x2i_platform.media.clips import Video
 from x2i_platform.mini import captions_path
 from x2i_platform.mini.checkpoints import MANIFEST, digests, trained_folder
 from x2i_platform.mini.judge import judge
@@ -26,7 +27,7 @@ from x2i_platform.mini.training import pack
 from x2i_platform.mini.training.corpus import distillation_captions
 from x2i_platform.models.image_pipeline import ImagePipeline
 from x2i_platform.models.mllm import MLLM
-from x2i_platform.models.prompts import Prompt, Video
+from x2i_platform.models.prompts import Prompt
 from x2i_platform.models.text_encoders import TextEncoders
 from x2i_platform.recipes import load
 from x2i_platform.registry.models import resolve

@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw
 from tests.random_models import THREE_CAPTIONS
 from x2i_platform.config import MLLMConfig
 from x2i_platform.errors import InputError
+from x2i_platform.media.clips import Video
 from x2i_platform.models.mllm import MLLM, PromptTooLong
-from x2i_platform.models.prompts import Prompt, Video
+from x2i_platform.models.prompts import Prompt
 
 
 def picture(colour: str, *, size: tuple[int, int] = (64, 64)) -> Image.Image:

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
 
 import cli
 from pipelines.generate import GenerationSummary, GeneratorActor, run
+from tests.media import hostile
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ClusterError, ConfigError, InputError, WeightsError
-from x2i_platform.generation.generator import Generator
+from x2i_platform.generation.content import load_prompt, parse_content
+from x2i_platform.generation.generator import Generator, ImageRequest
 
 NO_CLUSTER = "127.0.0.1:1"
 """Passing it proves that a run needed no Ray."""
@@ -213,8 +215,40 @@ def test_a_fault_that_is_no_lines_stops_the_run(
     monkeypatch.setattr(Generator, "generate", made)
     (tmp_path / "images").touch()  # a disk that takes nothing more looks the same
     actor = GeneratorActor(str(model_folder), recipe=mini_recipe.model_dump(mode="json"), out=str(tmp_path))
-    row = {"line": 1, "prompt": "a", "seed": 1, "file": "images/1.png", "model": "m"}
+    row = {"line": 1, "prompt": "a", "seed": 1, "file": "images/1.png", "model": "m", "content": [], "media": []}
     batch = {"row": [json.dumps({**row, "settings": mini_recipe.generate.model_dump()})] * 2}
     for _ in range(2):  # and it is not tried again
         assert all(each.startswith(refusal) for each in actor(batch)["refusal"])
         assert actor(batch)["error"] == ["", ""]
+
+
+def test_pictures_and_videos_are_parts_of_a_prompt(model_folder: Path, tmp_path: Path, ray_cluster: str) -> None:
+    (tmp_path / "cat.png").write_bytes(hostile.picture())
+    (tmp_path / "a.mp4").write_bytes(hostile.video())
+    words = {"type": "text", "text": "in blue"}
+    prompts = (
+        [words, {"type": "image", "image": "cat.png"}],
+        [{"type": "video", "video": "a.mp4"}],
+        [{"type": "image", "image": "gone.png"}],
+        [{"type": "image", "image": "https://example.com/cat.png"}],
+    )
+    lines = [json.dumps({"prompt": prompt, "seed": 1}) for prompt in prompts]
+    requests = write(tmp_path / "requests.jsonl", *lines)
+    summary = generate(model_folder, requests, out=tmp_path / "out", address=ray_cluster)
+    assert (summary.images, summary.failed) == (2, 2)
+    first, second = rows(tmp_path / "out" / "index.jsonl")
+    assert (first["prompt"], second["prompt"]) == ("in blue", "[video]")
+    assert [kind for kind, _ in first["media"] + second["media"]] == ["image", "video"]
+    assert [row["line"] for row in rows(tmp_path / "out" / "errors.jsonl")] == [3, 4]
+    # The same prompt in this process.
+    generator = Generator.load(model_folder)
+    media = generator.recipe.media
+    prompt = load_prompt(parse_content(prompts[0], folder=tmp_path), media=media)
+    [expected] = generator.generate([ImageRequest(prompt, 1, generator.recipe.generate)])
+    with Image.open(tmp_path / "out" / first["file"]) as image:
+        assert ImageChops.difference(image.convert("RGB"), expected).getbbox() is None
+        assert json.loads(image.info["x2i"])["media"] == first["media"]
+    # Another picture under the same name is another image; nothing else is made again.
+    (tmp_path / "cat.png").write_bytes(hostile.picture(size=(32, 32)))
+    again = generate(model_folder, requests, out=tmp_path / "out", address=ray_cluster)
+    assert (again.images, again.made) == (2, 1)

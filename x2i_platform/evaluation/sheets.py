@@ -11,7 +11,8 @@ from x2i_platform.evaluation.images import baseline_file, open_image, student_fi
 from x2i_platform.evaluation.report_data import Sheet, SheetRow
 from x2i_platform.evaluation.results import Result
 from x2i_platform.evaluation.tasks import Task
-from x2i_platform.models.prompts import Prompt, Video
+from x2i_platform.media.clips import Video
+from x2i_platform.models.prompts import Prompt
 
 SHEET_ROWS = 10
 """Cases of each suite that the report shows."""

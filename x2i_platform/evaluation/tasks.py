@@ -10,9 +10,10 @@ from typing import Any
 from x2i_platform.config import States, digest
 from x2i_platform.evaluation import prompt_sets
 from x2i_platform.evaluation.options import Split
+from x2i_platform.media.clips import Video
 from x2i_platform.mini.scenes import Scene
 from x2i_platform.mini.suites import Case, cases
-from x2i_platform.models.prompts import Part, Prompt, Video
+from x2i_platform.models.prompts import Part, Prompt
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Lines of a request file become image requests; each bad line becomes an error of its own.
 
-A line is a JSON object with `prompt` and, if wanted, `id`, `seed`, `states`, `width`, `height`, `num_inference_steps`
-and `guidance`. Other keys are carried along to the index, so prompt sets such as GenEval's serve as they are; one that
-looks like a misspelt option, or is another tool's name of one, is refused.
+A line is a JSON object with `prompt` (text, or a list of parts, see `content`) and, if wanted, `id`, `seed`, `states`,
+`width`, `height`, `num_inference_steps` and `guidance`. Other keys are carried along to the index, so prompt sets such
+as GenEval's serve as they are; one that looks like a misspelt option, or is another tool's name of one, is refused.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from x2i_platform.config import Count, GenerateConfig, States, digest
 from x2i_platform.errors import InputError, raising
+from x2i_platform.generation.content import ContentPart, parse_content, words_of
 from x2i_platform.streams import OUTSIDE, opened
 
 OTHER_NAMES = {
@@ -45,7 +47,7 @@ NOT_OFFERED = {
     **dict.fromkeys(("sampler", "sampler_name", "scheduler", "sigmas", "clip_skip"), "the model's own scheduler draws"),
     **dict.fromkeys(
         ("image", "image_url", "input_image", "init_image", "init_images", "mask", "mask_image", "strength"),
-        "a line's prompt is text",
+        'images are parts of the prompt: [{"type": "image", "image": "cat.png"}]',
     ),
     **dict.fromkeys(("lora", "loras", "lora_scale", "controlnet"), "no LoRA and no ControlNet is loaded"),
     **dict.fromkeys(
@@ -93,6 +95,10 @@ class ParsedLine:
     line: int
     request: RequestLine | None
     error: str | None = None
+    content: tuple[ContentPart, ...] = ()
+    """The parts of a prompt that is a list."""
+    identities: tuple[tuple[str, str], ...] = ()
+    """Of each part its kind, and its text or the SHA-256 of its bytes."""
 
     @property
     def seed(self) -> int:
@@ -102,28 +108,37 @@ class ParsedLine:
     def file_name(self, *, settings: GenerateConfig, model_digest: str) -> str:
         """Name of the image. It holds a hash of all that decides the image, so a file that exists is the right one."""
         assert self.request is not None
-        key = digest([self.request.prompt, self.seed, settings.model_dump(), model_digest])
+        key = digest([self.identities or self.request.prompt, self.seed, settings.model_dump(), model_digest])
         return f"{self.line:06d}-{key[:12]}.png"
 
 
 def read_requests(path: str) -> Iterator[ParsedLine]:
     """All non-empty lines of a JSON Lines file, gzipped or not. Raises InputError if it can't be read or holds none."""
     empty = True
+    folder = None if "://" in path else Path(path).absolute().parent
     with opened(path, what="requests") as handle, raising(InputError, f"requests '{path}' can't be read", OUTSIDE):
         for number, raw in enumerate(handle, start=1):
             if raw.strip():
                 empty = False
-                yield _parsed(number, raw)
+                yield _parsed(number, raw, folder=folder)
     if empty:
         raise InputError(f"requests '{path}' hold no line")
 
 
-def _parsed(number: int, raw: bytes) -> ParsedLine:
+def _parsed(number: int, raw: bytes, *, folder: Path | None) -> ParsedLine:
     try:
         value: Any = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
         if not isinstance(value, dict):
             return ParsedLine(number, None, f"expected a JSON object with a prompt, not {type(value).__name__}")
+        content: tuple[ContentPart, ...] = ()
+        identities: tuple[tuple[str, str], ...] = ()
+        if isinstance(value.get("prompt"), list):
+            content = parse_content(value["prompt"], folder=folder)
+            identities = tuple(part.identity() for part in content)
+            value = {**value, "prompt": words_of(content)}
         request = RequestLine.model_validate(value)
+    except InputError as error:
+        return ParsedLine(number, None, str(error))
     except ValidationError as error:
         return ParsedLine(number, None, _first_problem(error))
     except (ValueError, RecursionError) as error:
@@ -133,7 +148,7 @@ def _parsed(number: int, raw: bytes) -> ParsedLine:
     for key, value in (request.model_extra or {}).items():
         if complaint := _complaint(key, value):
             return ParsedLine(number, None, complaint)
-    return ParsedLine(number, request)
+    return ParsedLine(number, request, content=content, identities=identities)
 
 
 def _complaint(key: str, value: Any) -> str | None:

@@ -11,14 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-
-@dataclass(frozen=True)
-class Video:
-    """Frames in order, and how many of them make a second."""
-
-    frames: tuple[Image.Image, ...]
-    fps: float = 1.0
-
+from x2i_platform.media.clips import Video
 
 Part = str | Image.Image | Video
 
