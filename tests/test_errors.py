@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 
 import pytest
+import sqlalchemy
+from sqlalchemy.exc import SQLAlchemyError
 
-from x2i_platform.errors import StoreError, X2IError, from_text, redacted, to_text
+from x2i_platform.errors import RegistryError, StoreError, X2IError, from_text, raising, redacted, to_text
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,61 @@ def test_an_error_never_holds_a_password() -> None:
         assert "pw" not in shown
     assert isinstance(from_text(to_text(error)), StoreError)
     assert isinstance(error, X2IError)
+
+
+def reason_of(error: Exception) -> str:
+    """What is said of an error while the store is being read."""
+    with pytest.raises(StoreError) as caught, raising(StoreError, "can't read 's3://store'", (type(error),)):
+        raise error
+    assert caught.value.__cause__ is error
+    return str(caught.value).removeprefix("can't read 's3://store': ")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (EOFError("it ended  early"), "it ended early"),
+        (ValueError("\n  the cause\nand how it came"), "the cause"),
+        (EOFError(), "EOFError"),
+        (OSError("no number"), "no number"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError(5, ValueError("of a store\nthat says more")), "of a store"),
+        (FileNotFoundError(2, "No such file", "s3://store"), "No such file"),
+        (PermissionError(13, "Permission denied", "/cache/a"), "Permission denied: '/cache/a'"),
+        (ValueError(f"{'x' * 280} at https://me:pw-and-more@host"), f"{'x' * 280} at https://***@host"),
+        (ValueError("x" * 1000), "x" * 300),
+    ],
+)
+def test_errors_of_others_become_one_short_line_of_ours(error: Exception, reason: str) -> None:
+    assert reason_of(error) == reason
+
+
+def test_a_secret_that_the_cut_would_halve_is_hidden() -> None:
+    assert "secret" not in reason_of(ValueError(f"{'x' * 280} https://me:secretsecretsecret@host"))
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(KeyError), raising(StoreError, "can't read", (OSError,)):
+        raise KeyError("ours")
+
+
+def test_values_of_a_statement_are_not_shown() -> None:
+    engine = sqlalchemy.create_engine("sqlite://")
+    statement = sqlalchemy.text("select * from runs where name = :name")
+    with (
+        pytest.raises(RegistryError, match=r"^can't look: \(sqlite3\.OperationalError\) no such table: runs$"),
+        raising(RegistryError, "can't look", (SQLAlchemyError,)),
+        engine.connect() as connection,
+    ):
+        connection.execute(statement, {"name": "a value of ours"})
+
+
+def test_a_file_that_the_disk_refuses_is_named_once(tmp_path: Path) -> None:
+    path = tmp_path / "gone"
+    for doing, said in ((f"can't read '{path}'", ""), ("can't fetch model 'm'", f": '{path}'")):
+        with pytest.raises(StoreError) as caught, raising(StoreError, doing, (OSError,)):
+            path.read_bytes()
+        assert str(caught.value) == f"{doing}: No such file or directory{said}"
 
 
 @pytest.mark.timeout(20)

@@ -94,10 +94,17 @@ def raising(kind: type[X2IError], doing: str, errors: tuple[type[Exception], ...
     try:
         yield
     except errors as error:
-        # An OSError's own text repeats its number and the path.
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
         # Cut after hiding: half a URL's password would not be recognized.
-        raise kind(f"{doing}: {redacted(reason)[:MAX_REASON]}") from error
+        raise kind(f"{doing}: {redacted(_reason(error, doing=doing))[:MAX_REASON]}") from error
+
+
+def _reason(error: Exception, *, doing: str) -> str:
+    """The first line of an error's text. Below it SQLAlchemy shows the statement with its values."""
+    # An OSError's own text has the error's number, and the file even where `doing` names it.
+    text, file = getattr(error, "strerror", None) or error, getattr(error, "filename", None)
+    lines = [" ".join(line.split()) for line in str(text).splitlines() if line.strip()]
+    reason = lines[0] if lines else type(error).__name__
+    return reason if text is error or file is None or str(file) in doing else f"{reason}: '{file}'"
 
 
 def to_text(error: X2IError) -> str:
