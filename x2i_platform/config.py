@@ -1,8 +1,8 @@
-"""A recipe: every choice of a run, as frozen values that can be printed, checked, costed and fingerprinted.
+"""A recipe: all settings of a run, as frozen values that can be printed, checked, costed and fingerprinted.
 
-Invariants: nothing here touches a model, a file of weights or a cluster; a recipe never changes after it is loaded; an
-unknown key is refused. Sections that change numbers (`teacher`, `mllm`, `alignnet`, `targets`, `train`, `generate`) are
-apart from `run`, which says only where and how wide the work runs and enters no fingerprint.
+Invariants: nothing here touches models, weights or a cluster; a loaded recipe never changes; an unknown key is an
+error. Sections that change numbers (`teacher`, `mllm`, `alignnet`, `targets`, `train`, `generate`) are separate from
+`run`, which only says where and on how many workers the work runs and is in no fingerprint.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 REFERENCE_TEMPLATE = "{{'Text input': {caption!r}, 'Instruction editing description': 'no', 'image input': 'no'}}"
-"""The user turn X2I was trained with: the text of a Python dict that holds the caption."""
+"""The user turn that X2I was trained with: the text of a Python dict with the caption."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Fusion = Literal["conv", "scale", "mean"]
 Padding = Literal["zero", "reference", "none"]
 States = Literal["prompt", "answer"]
-"""Which hidden states of the MLLM condition the DiT: those of the prompt, or of the MLLM's answer to it."""
+"""The hidden states of the MLLM that condition the DiT: those of the prompt, or of the MLLM's answer to it."""
 Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -29,30 +29,30 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Frozen(BaseModel):
-    """Base of every section: immutable, and strict about its keys."""
+    """Base class of all sections: immutable, and strict about its keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class TeacherConfig(Frozen):
-    """The text-to-image pipeline that teaches, and the canvas on which it does."""
+    """The text-to-image pipeline that is the teacher, and its canvas."""
 
     model: str
-    """Local folder, Hugging Face hub id, or `mini:flux`: a diffusers FLUX pipeline."""
+    """A diffusers FLUX pipeline: local folder, Hugging Face hub id, or `mini:flux`."""
     revision: str | None = None
     dtype: Dtype = "bfloat16"
     text_tokens: Count = 512
-    """T5 positions, padded without an attention mask as FLUX was trained."""
+    """Number of T5 positions, padded without an attention mask, as FLUX was trained."""
     clip_tokens: Count = 77
     resolution: Annotated[int, Field(ge=16, multiple_of=16)] = 1024
     """Side of the square noise canvas in pixels; 1024 gives 64 x 64 = 4096 image tokens."""
     guidance: float = 3.5
     sigma: Sigma | Annotated[tuple[Sigma, ...], Field(min_length=1)] = 1.0
-    """Noise level of the targets; 1.0 is pure noise (t = 1000). With several, each caption has one, chosen by its
-    id: that teaches AlignNet what its pooled vector does at other times."""
+    """Noise level of the targets; 1.0 is pure noise (t = 1000). If there are several, each caption's id chooses one, so
+    that AlignNet learns the effect of its pooled vector at other times too."""
     canvas: Literal["noise", "estimate"] = "noise"
-    """What the DiT is shown below 1.0: still the noise, or the result of the teacher's own first step, which is
-    stored beside the targets."""
+    """What the DiT sees at noise levels below 1.0: `noise` is pure noise even then; `estimate` is the result of the
+    teacher's own first step from it, and is stored with the targets."""
 
     @property
     def sigmas(self) -> tuple[float, ...]:
@@ -61,23 +61,23 @@ class TeacherConfig(Frozen):
 
 
 class MLLMConfig(Frozen):
-    """The multimodal LLM whose hidden states replace the text encoders."""
+    """The multimodal LLM whose hidden states replace the text encoders' outputs."""
 
     model: str
     revision: str | None = None
     dtype: Dtype = "bfloat16"
     max_tokens: Count = 512
-    """Prompts of more tokens than this, those of images and videos apart, are quarantined or refused, never cut.
-    AlignNet learns from captions of at most `teacher.text_tokens`, unless its padding is `none`."""
+    """Prompts with more text tokens than this are quarantined or refused, never cut. AlignNet learns only from captions
+    of at most `teacher.text_tokens`, unless its padding is `none`."""
     max_media_tokens: Count = 4096
-    """Tokens that the images and videos of a prompt may have together."""
+    """Maximum number of tokens of all images and videos of a prompt."""
     answer_tokens: Count = 256
-    """Most tokens of an answer. AlignNet doesn't learn from answers that are cut off."""
+    """Maximum length of an answer. AlignNet doesn't learn from answers that are cut off here."""
     states: Literal["prompt", "answer", "mixed"] = "prompt"
-    """Hidden states that AlignNet learns from. With `answer` the MLLM first answers each caption, and the teacher
-    reads that answer; `mixed` takes prompt states for half of the captions and answer states for the other half."""
+    """The states that AlignNet learns from. With `answer` the MLLM answers each caption, and the teacher reads that
+    answer instead of the caption. `mixed` uses prompt states for half of the captions, answer states for the others."""
     template: str = REFERENCE_TEMPLATE
-    """`str.format` template of the user turn; must contain `{caption}` (or `{caption!r}`)."""
+    """`str.format` template of the user turn. It must contain `{caption}` (or `{caption!r}`)."""
 
     @model_validator(mode="after")
     def _template_holds_the_caption(self) -> Self:
@@ -102,40 +102,40 @@ class MediaConfig(Frozen):
 
 
 class AlignNetConfig(Frozen):
-    """AlignNet's shape. Sizes that the two models decide (layers, widths) are read from them, not written here."""
+    """AlignNet's architecture. Sizes that follow from the two models (layers, widths) are read from them."""
 
     fusion: Fusion = "conv"
     t5_layers: Whole = 0
     """Layers of the optional gated-GELU T5 encoder stack before the fusion; 0 in every released checkpoint."""
     t5_heads: Count | None = None
-    """Attention heads of that stack; None gives one head for each `t5_head_dim` of hidden width."""
+    """Attention heads of that stack; None means the hidden width divided by `t5_head_dim`."""
     t5_head_dim: Count | None = None
-    """Width of each; None: 128, or where `t5_heads` is given, an equal share of the hidden width. The released code
-    has 28 × 128 for Qwen2.5-VL, the 3B (hidden width 2048) too, and 12 × 64 for InternVL2.5-1B (896)."""
+    """Width of each head; None means 128, or with `t5_heads` the hidden width divided by it. The released code has
+    28 × 128 for Qwen2.5-VL, also for the 3B with hidden width 2048, and 12 × 64 for InternVL2.5-1B (896)."""
     padding: Padding = "zero"
-    """`zero`: zeroed MLLM states pad up to the teacher's text length; `reference`: whatever the MLLM computes at padded
+    """`zero`: pads with zero states to the teacher's text length; `reference`: pads with the MLLM's states at padded
     positions; `none`: only valid tokens condition the DiT."""
     init_seed: int = 0
 
 
 class TargetsConfig(Frozen):
-    """Which of the teacher's attention outputs are stored, and in what form."""
+    """Which of the teacher's attention outputs are stored, and how they are encoded."""
 
     taps: Literal["all", "double", "single"] | tuple[str, ...] = "all"
     image_tokens: Count | Literal["all"] = 96
-    """Image tokens kept a caption, drawn without replacement; one draw serves all taps."""
+    """Image tokens kept per caption, drawn without replacement; all taps keep the same ones."""
     text_tokens: Count | Literal["all"] = 32
     codec: Literal["bf16", "int8"] = "int8"
     seed: int = 0
-    """Seeds the noise canvas and the drawn tokens, together with each caption's id."""
+    """Seed of the noise canvas and of the drawn tokens, together with each caption's id."""
 
 
 class StoreConfig(Frozen):
-    """How the feature store is cut into shards, and what it may cost. Not in any fingerprint."""
+    """Shard size and limits of the feature store. In no fingerprint."""
 
     samples_per_shard: Count = 16
     byte_budget: Annotated[int, Field(ge=1)] = 4 * 1024**4
-    """`precompute` refuses to start above this many bytes."""
+    """`precompute` refuses to start if it would write more bytes than this."""
     max_quarantine_share: Share = 0.05
 
 
@@ -144,14 +144,14 @@ class TrainConfig(Frozen):
 
     steps: Count = 100_000
     batch_size: Count = 8
-    """Samples an optimizer step, over all workers and accumulation steps."""
+    """Samples per optimizer step, over all workers and accumulation steps."""
     accumulation: Count = 1
     lr: Annotated[float, Field(gt=0)] = 1e-4
     warmup_steps: Whole = 100
-    """Steps in which the rate rises, at the beginning of the warm start and again of distillation."""
+    """Warm-up steps of the learning rate, in the warm start and again in distillation."""
     warm_start_steps: Whole = 0
-    """Steps before distillation in which AlignNet regresses onto T5's tokens and CLIP's vector, without the DiT; 0 is
-    the reference's way."""
+    """Steps before distillation in which AlignNet regresses onto T5's tokens and CLIP's vector, without the DiT. The
+    reference has 0."""
     warm_start_lr: Annotated[float, Field(gt=0)] = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     betas: tuple[Decay, Decay] = (0.9, 0.999)
@@ -160,14 +160,14 @@ class TrainConfig(Frozen):
     """Decay of the exponential moving average of the weights; 0 keeps none."""
     temperature: Annotated[float, Field(gt=0)] = 3.0
     direction: Literal["student_teacher", "teacher_student"] = "student_teacher"
-    """`student_teacher` is the reference's KL(student || teacher); `teacher_student` the forward KL."""
+    """`student_teacher` is KL(student || teacher), as in the reference; `teacher_student` is the forward KL."""
     precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Autocast of AlignNet's forward; its weights and optimizer stay float32."""
+    """Autocast dtype of AlignNet's forward. Its weights and its optimizer stay float32."""
     gradient_checkpointing: bool = True
     """Recompute the DiT's blocks in the backward pass instead of keeping their activations."""
     seed: int = 0
     validation_share: Share = 0.02
-    """Share of captions, chosen by their id, that are only ever evaluated."""
+    """Share of captions, chosen by their id, that are only used for validation."""
 
 
 class GenerateConfig(Frozen):
@@ -190,7 +190,7 @@ class StageResources(Frozen):
 
 
 class TrainResources(Frozen):
-    """Workers of the training job and how often it saves."""
+    """Workers of the training, and how often it logs and saves."""
 
     workers: Count = 1
     num_cpus: Annotated[float, Field(gt=0)] = 1.0
@@ -200,12 +200,12 @@ class TrainResources(Frozen):
     keep_checkpoints: Count = 3
     log_every: Count = 10
     loader_workers: Whole = 0
-    """Processes that read ahead for each worker; 0 reads in the worker itself."""
+    """Loader processes per worker; 0 reads in the worker itself."""
     max_failures: Whole = 3
 
 
 class RunConfig(Frozen):
-    """Where and how wide the work runs. Not in any fingerprint."""
+    """Where and on how many actors and workers the work runs. In no fingerprint."""
 
     text: StageResources = StageResources()
     mllm: StageResources = StageResources()
@@ -215,7 +215,7 @@ class RunConfig(Frozen):
 
 
 class Recipe(Frozen):
-    """Everything a run needs to know. Load one with `x2i_platform.recipes.load`."""
+    """All settings of a run. Load one with `x2i_platform.recipes.load`."""
 
     name: str
     description: str = ""
@@ -231,7 +231,7 @@ class Recipe(Frozen):
 
     @model_validator(mode="after")
     def _answers_fit_the_teacher(self) -> Self:
-        """Prompts may be longer than the teacher's text; `precompute` quarantines them."""
+        """Refuse answers longer than the teacher's text. Longer prompts are allowed; precompute quarantines them."""
         padding, limit = self.alignnet.padding, self.mllm.answer_tokens
         if self.mllm.states != "prompt" and padding != "none" and limit > self.teacher.text_tokens:
             raise ValueError(
@@ -269,13 +269,13 @@ class Recipe(Frozen):
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a JSON-able value, independent of key order."""
+    """Return the SHA-256 of a JSON-able value, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any], *, where: str, prefix: str = "") -> list[str]:
-    """The fields in which two nested dicts differ, with both values; `where` names the place of the second dict."""
+    """List the fields in which two nested dicts differ, with both values. `where` describes `theirs` in the text."""
     found: list[str] = []
     for key in sorted(ours.keys() | theirs.keys()):
         left, right, name = ours.get(key), theirs.get(key), f"{prefix}{key}"

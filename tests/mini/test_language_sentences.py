@@ -1,4 +1,4 @@
-"""Whole sentences of each language and category, written by hand; the first of each is the plainest."""
+"""Whole sentences of each language and category, written by hand; the first of each is the canonical."""
 
 from __future__ import annotations
 

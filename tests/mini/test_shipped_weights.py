@@ -21,7 +21,7 @@ from x2i_platform.mini import captions_path
 from x2i_platform.mini.checkpoints import MANIFEST, digests, trained_folder
 from x2i_platform.mini.judge import judge
 from x2i_platform.mini.languages import LANGUAGES, describe, phrasings
-from x2i_platform.mini.scenes import CATEGORIES, plainest, scenes
+from x2i_platform.mini.scenes import CATEGORIES, canonical, scenes
 from x2i_platform.mini.suites import Case, cases
 from x2i_platform.mini.training import pack
 from x2i_platform.mini.training.corpus import distillation_captions
@@ -108,7 +108,7 @@ def test_the_recipes_of_the_miniature_are_of_these_models(generator: Generator) 
 def test_the_mllm_says_it_in_plain_english_whatever_it_is_told_or_shown(suite: str, mllm: MLLM) -> None:
     chosen = list(islice(cases(suite, held_out=True), 25))
     said = mllm.answers([prompt_of(case) for case in chosen])
-    wanted = [describe(plainest(case.scene)) for case in chosen]
+    wanted = [describe(canonical(case.scene)) for case in chosen]
     assert sum(answer.text == text for answer, text in zip(said, wanted, strict=True)) >= 24
 
 

@@ -1,12 +1,12 @@
-"""Tensors as bytes and back: what stands in the `data` column of every table.
+"""Encodes tensors as bytes and decodes them: the `data` column of every table.
 
 Shape suffixes: T tokens, D channels.
 
-Invariants: a blob decodes without anything but its own row; `raw` keeps every bit; `int8` keeps each channel of a row
-within half a quantisation step of that channel's own largest value.
+Invariants: a blob can be decoded from its row alone; `encode_raw` keeps every bit; `encode_int8` has an error of at
+most half a quantisation step, where a channel's step is 1/127 of its largest value in the row.
 
-Bytes of a number are stored apart (all first bytes, then all second bytes, ...) because the sign-and-exponent bytes of
-neighbouring floats are alike: zstd-1 shrinks bf16 activations to 1/1.43 that way, against 1/1.24 as they come.
+The bytes of numbers are shuffled: first all first bytes, then all second bytes, and so on. The sign-and-exponent bytes
+of neighbouring floats are alike, so zstd-1 compresses bf16 activations to 1/1.43 this way, and to 1/1.24 without.
 """
 
 from __future__ import annotations
@@ -38,28 +38,30 @@ class Blob:
 
 
 def encode_raw(tensor: Tensor) -> Blob:
-    """A tensor of any shape, bit for bit. Raises StoreError for a dtype the store doesn't hold."""
+    """Encode a tensor of any shape, bit for bit. Raises StoreError for a dtype that the store doesn't hold."""
     if tensor.dtype not in NAMES:
         raise StoreError(f"the store holds {', '.join(DTYPES)}, not {tensor.dtype}")
-    # (numbers, bytes of a number) -> (bytes of a number, numbers): all first bytes, then all second bytes, ...
+    # (numbers, bytes of a number) -> (bytes of a number, numbers): like bytes lie together and compress better.
     array = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     planes = array.reshape(-1, tensor.element_size()).T
     return Blob(NAMES[tensor.dtype], tuple(tensor.shape), "shuffle", np.ascontiguousarray(planes).tobytes())
 
 
 def encode_int8(tensor_TD: Tensor) -> Blob:
-    """A `(T, D)` tensor as int8 with one float16 scale a channel, chosen from this row so that nothing is clipped."""
-    # The largest value of a channel becomes 127 steps; 2^-14 is float16's smallest normal number.
+    """Encode a `(T, D)` tensor as int8 with one float16 scale per channel, large enough that nothing is clipped."""
     values_TD = tensor_TD.detach().float()
-    # Rounding the scale to float16 moves it by at most 2^-11, 0.06 of a step at the largest value.
+    # (T, D) -> (D,): the largest value of a channel becomes 127. Rounding the scale to float16 moves it by at most
+    # 2^-11, which is 0.06 of a step at the largest value. The lower bound, float16's smallest normal number,
+    # avoids a division by zero.
     scale_D = (values_TD.abs().amax(0) / INT8_STEPS).clamp_min(2.0**-14).half()
+    # Divide by the rounded scale, which is the one that decoding multiplies by.
     quantised_TD = (values_TD / scale_D.float()).round().clamp(-INT8_STEPS, INT8_STEPS).to(torch.int8)
     scale = scale_D.cpu().numpy().tobytes()
     return Blob("int8", tuple(tensor_TD.shape), "int8_channel", quantised_TD.cpu().numpy().tobytes(), scale)
 
 
 def encode_bf16(tensor: Tensor) -> Blob:
-    """A tensor rounded to bfloat16."""
+    """Encode a tensor rounded to bfloat16."""
     return encode_raw(tensor.bfloat16())
 
 
@@ -68,7 +70,7 @@ TARGET_ENCODERS: dict[str, Callable[[Tensor], Blob]] = {"bf16": encode_bf16, "in
 
 
 def decode(blob: Blob) -> Tensor:
-    """The tensor of a blob: its own dtype for `shuffle`, float32 for `int8_channel`.
+    """Decode a blob: to its own dtype for `shuffle`, to float32 for `int8_channel`.
 
     Raises StoreError if the bytes don't fit the shape, or for an unknown codec.
     """
@@ -78,7 +80,7 @@ def decode(blob: Blob) -> Tensor:
     count = math.prod(blob.shape)
     if min(blob.shape, default=0) < 0 or len(blob.data) != count * dtype.itemsize:
         raise StoreError(f"{len(blob.data)} bytes can't hold {blob.dtype} of shape {list(blob.shape)}")
-    # (bytes of a number, numbers) -> (numbers, bytes of a number): each number's bytes are together again.
+    # (bytes of a number, numbers) -> (numbers, bytes of a number): undo the shuffle.
     planes = np.frombuffer(blob.data, dtype=np.uint8).reshape(dtype.itemsize, count)
     flat = torch.empty(count, dtype=dtype)
     flat.view(torch.uint8).view(count, dtype.itemsize).numpy()[:] = planes.T
@@ -99,7 +101,7 @@ def _scaled(stored_TD: Tensor, blob: Blob) -> Tensor:
 
 @dataclass(frozen=True)
 class Codec:
-    """The dtypes that a codec stores, and the way from the stored numbers to the tensor."""
+    """The dtypes that a codec stores, and the function from stored numbers to the tensor."""
 
     dtypes: frozenset[str]
     restore: Callable[[Tensor, Blob], Tensor]

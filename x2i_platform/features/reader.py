@@ -1,7 +1,7 @@
 """Reads committed shards as rows and tensors.
 
-Invariants: only files named by a commit record are opened, and only if their content is what was committed; a damaged
-file is an error that names it.
+Invariants: only files named by a commit record are opened, and only if their hash matches; a damaged file raises an
+error that names it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Sample:
-    """What training needs of one caption."""
+    """One sample for distillation."""
 
     sample_id: str
     states_CSH: Tensor
@@ -38,7 +38,7 @@ class Sample:
     targets: dict[str, Target]
     """By tap name."""
     canvas: Tensor | None = None
-    """The latents that the teacher was shown, in one row; None if they were the noise of this seed."""
+    """The latents that the teacher saw, flat; None if they were the noise of this seed."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class TextRow:
 
 @dataclass(frozen=True)
 class TextSample:
-    """What the warm start needs of one caption."""
+    """One sample for the warm start."""
 
     sample_id: str
     states_CSH: Tensor
@@ -59,9 +59,10 @@ class TextSample:
 
 
 def read_table(store: FeatureStore, commit: Commit) -> pa.Table:
-    """One committed shard. Raises StoreError naming the file if it is missing, or not byte for byte what was committed.
+    """Read one committed shard. Raises StoreError that names the file if it is missing or its bytes have changed.
 
-    Parquet's own page checksums cost as much (0.1 s in 100 MB) and miss a flipped bit in a page's header or the footer.
+    The hash of 100 MB takes 0.1 s. Parquet's page checksums cost as much and miss damage in page headers and the
+    footer.
     """
     try:
         data = store.files.read(commit.file)
@@ -79,24 +80,24 @@ def _unusable(store: FeatureStore, commit: Commit, reason: str) -> StoreError:
 
 
 def read_samples(store: FeatureStore, commit: Commit) -> list[dict[str, Any]]:
-    """Rows of table `samples`: sample_id, caption, source, line."""
+    """Read rows of table `samples`: sample_id, caption, source, line."""
     rows: list[dict[str, Any]] = read_table(store, commit).to_pylist()
     return rows
 
 
 def read_text(store: FeatureStore, commit: Commit) -> dict[str, TextRow]:
-    """T5 and CLIP outputs of a shard by sample id."""
+    """Read a shard's T5 and CLIP outputs, by sample id."""
     return {row["sample_id"]: _text(row) for row in read_table(store, commit).to_pylist()}
 
 
 def read_answers(store: FeatureStore, commit: Commit) -> dict[str, str | None]:
-    """The MLLM's answers to a shard's captions, by sample id; None for samples of prompt states."""
+    """Read a shard's MLLM answers, by sample id; None for samples with prompt states."""
     table = read_table(store, commit)
     return dict(zip(table.column("sample_id").to_pylist(), table.column("answer").to_pylist(), strict=True))
 
 
 class ShardReader:
-    """One shard of tables `mllm` and `targets`; rows stay encoded until a sample is asked for."""
+    """One shard of tables `mllm` and `targets`. Rows are decoded when a sample is read."""
 
     def __init__(self, store: FeatureStore, *, mllm: Commit, targets: Commit) -> None:
         self._mllm = _Rows(read_table(store, mllm))
@@ -119,7 +120,7 @@ class ShardReader:
 
 
 class TextShardReader:
-    """One shard of tables `mllm` and `text`; rows stay encoded until a sample is asked for."""
+    """One shard of tables `mllm` and `text`. Rows are decoded when a sample is read."""
 
     def __init__(self, store: FeatureStore, *, mllm: Commit, text: Commit) -> None:
         self._mllm, self._text = (_Rows(read_table(store, commit)) for commit in (mllm, text))
@@ -130,7 +131,7 @@ class TextShardReader:
 
 
 class _Rows:
-    """Rows of a table with one row per sample, by sample id."""
+    """A table with one row per sample, indexed by sample id."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
@@ -142,7 +143,9 @@ class _Rows:
 
 
 def _text(row: dict[str, Any]) -> TextRow:
-    return TextRow(_tensor(row), _pooled(row))
+    # The pooled vector has the dtype of the row's first tensor.
+    width = len(row["pooled"]) // DTYPES[row["dtype"]].itemsize
+    return TextRow(_tensor(row), _tensor({**row, "data": row["pooled"], "shape": [width]}))
 
 
 def _tensor(row: dict[str, Any]) -> Tensor:
@@ -151,9 +154,3 @@ def _tensor(row: dict[str, Any]) -> Tensor:
 
 def _canvas(data: bytes | None) -> Tensor | None:
     return None if data is None else decode(Blob("float16", (len(data) // 2,), "shuffle", data))
-
-
-def _pooled(row: dict[str, Any]) -> Tensor:
-    """The second tensor of a text row: a vector of the first one's dtype."""
-    width = len(row["pooled"]) // DTYPES[row["dtype"]].itemsize
-    return _tensor({**row, "data": row["pooled"], "shape": [width]})

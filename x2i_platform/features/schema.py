@@ -7,11 +7,11 @@
 | `mllm` | a caption's MLLM hidden states | `(C, S, H)`: layers + 1, valid tokens, width |
 | `targets` | one tap of a caption's teacher | `(tokens kept, D)`, z-scored over D |
 
-Some recipes ask for more columns, `OPTIONAL` has them; the files of all others are as if there were none:
+Some recipes add columns, listed in `OPTIONAL`:
 
 - `mllm.states` other than `prompt`: table `mllm` has each sample's `caption` and, where the states are those of the
-  MLLM's answer to it, that `answer`. The teacher of such a sample reads the answer in place of the caption.
-- `teacher.canvas: estimate`: the first tap's row of a sample has the latents that the DiT was shown, in `canvas`:
+  MLLM's answer, that `answer`. The teacher of such a sample reads the answer instead of the caption.
+- `teacher.canvas: estimate`: the first tap's row of a sample has the latents that the DiT saw, in `canvas`:
   `(image tokens, C)` in float16, encoded like `data`.
 
 Rows of `targets` stay below 32 MB even at FLUX.1 size with every token kept, because each tap has its own row.
@@ -30,7 +30,7 @@ Row = dict[str, Any]
 SAMPLES, TEXT, MLLM, TARGETS = "samples", "text", "mllm", "targets"
 FEATURE_TABLES = (TEXT, MLLM, TARGETS)
 STAGE_ORDER = (MLLM, TEXT, TARGETS)
-"""The teacher of an answer reads it, so the MLLM comes first."""
+"""The MLLM comes first, because the teacher may read its answers."""
 FORMAT = 1
 
 _SAMPLE_ID = pa.field("sample_id", pa.string(), nullable=False)
@@ -75,21 +75,21 @@ BLOB_COLUMNS = ("data", "pooled", "scale", "canvas")
 
 
 def schema_of(table: str, *, optional: bool = False) -> pa.Schema:
-    """The columns of a table's files, its optional ones after the others."""
+    """Return the columns of a table's files, optional ones last."""
     return pa.schema([*SCHEMAS[table], *(OPTIONAL[table] if optional else ())])
 
 
 def sample_id(caption: str) -> str:
-    """Identity of a caption: 128 bits of the SHA-256 of its text, in hexadecimal. Equal captions are one sample."""
+    """Return a caption's id: 128 bits of the SHA-256 of its text, in hexadecimal. Equal captions are one sample."""
     return hashlib.sha256(caption.encode()).hexdigest()[:32]
 
 
 def sample_seed(sample: str, *, seed: int, purpose: str) -> int:
-    """A 63-bit seed that depends on the sample, the recipe's seed and the purpose alone, never on the run."""
+    """Return a 63-bit seed that depends only on the sample, the recipe's seed and the purpose."""
     text = f"{purpose}:{seed}:{sample}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def ids_digest(ids: list[str]) -> str:
-    """Identity of a shard's listing."""
+    """Return the digest of a shard's list of ids."""
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()

@@ -1,14 +1,14 @@
-"""The feature store: what is planned, what is committed, and by which recipe.
+"""The feature store: which samples are planned, which shards are committed, and by which recipe.
 
     store.json                       format and fingerprint, written once
     TABLE/SHARD-SHA.parquet          data; the name carries the content's hash
-    commits/TABLE/SHARD.json         a file of data counts from the moment its commit record exists, and never before
-    quarantine/…                     rows that could not be processed, with their reason
+    commits/TABLE/SHARD.json         commit record; a data file counts only if its record exists
+    quarantine/…                     rows that could not be processed, with the reason
     manifest.json                    summary derived from the commits
 
-Invariants: a commit record is created once and never changed, so of several processes that compute one shard one wins
-and the others' files are dropped; readers open only what is committed; table `samples` is the plan, and shard k of
-every other table holds a subset of the ids of its shard k.
+Invariants: a commit record is created once and never changed, so if several processes compute one shard, one wins and
+the others' files are dropped; readers open only committed files; table `samples` is the plan, and shard k of every
+other table holds a subset of the ids in its shard k.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from x2i_platform.features.files import Files
 from x2i_platform.features.schema import FEATURE_TABLES, FORMAT, SAMPLES
 
 Fingerprint = dict[str, dict[str, Any]]
-"""Settings and identities that decide the numbers of each table: `{"text": {...}, "mllm": {...}, "targets": {...}}`."""
+"""Everything that changes the numbers of each table: `{"text": {...}, "mllm": {...}, "targets": {...}}`."""
 
 STORE_FILE = "store.json"
 MANIFEST_FILE = "manifest.json"
@@ -45,11 +45,11 @@ class Commit:
     samples: int
     ids_digest: str
     quarantined: tuple[str, ...]
-    """Ids of the shard's samples that this table could not hold."""
+    """Ids of the shard's samples that this table quarantined."""
     committed_at: str
     seconds: float
     fingerprint: str | None = None
-    """Digest of the store's fingerprint when this was written; None in older records."""
+    """Digest of the store's fingerprint at the time of writing; None in older records."""
 
     @property
     def record(self) -> str:
@@ -57,12 +57,12 @@ class Commit:
         return record_name(self.table, self.shard)
 
     def to_json(self) -> bytes:
-        """The record as stored."""
+        """Serialize the record."""
         return json.dumps(asdict(self), indent=1).encode()
 
     @classmethod
     def from_json(cls, data: bytes, *, name: str) -> Commit:
-        """Parse a record. Raises StoreError naming it if it is damaged or another shard's."""
+        """Parse a record. Raises StoreError that names it if it is damaged or belongs to another shard."""
         try:
             commit = _COMMIT.validate_json(data, strict=True)
         except ValidationError as error:
@@ -79,37 +79,37 @@ _COMMIT = TypeAdapter(Commit)
 
 @dataclass(frozen=True)
 class Manifest:
-    """The store at one moment."""
+    """All commit records of a store at one moment."""
 
     fingerprint: Fingerprint
     commits: tuple[Commit, ...]
 
     @property
     def digest(self) -> str:
-        """A digest of all data: it changes with every committed shard."""
+        """Identity of the data: it changes with every committed shard."""
         return digest([self.fingerprint, [[c.table, c.shard, c.sha256] for c in self.commits]])
 
     def of(self, table: str) -> dict[int, Commit]:
-        """Commits of one table by shard."""
+        """Return one table's commits by shard."""
         return {commit.shard: commit for commit in self.commits if commit.table == table}
 
     def incomplete_shards(self) -> dict[int, list[str]]:
-        """Shards that some table holds and others lack, with those tables; a gap in the numbers counts as lacking."""
+        """Return the shards that some tables lack, with those tables. A gap in the numbers counts too."""
         of = {table: self.of(table) for table in (SAMPLES, *FEATURE_TABLES)}
         last = max((shard for commits in of.values() for shard in commits), default=-1)
         lacking = {shard: [table for table in of if shard not in of[table]] for shard in range(last + 1)}
         return {shard: tables for shard, tables in lacking.items() if tables}
 
     def complete_shards(self) -> list[int]:
-        """Planned shards that every feature table holds, sorted."""
+        """Return the planned shards that every feature table holds, sorted."""
         return sorted(set.intersection(*(set(self.of(table)) for table in (SAMPLES, *FEATURE_TABLES))))
 
     def quarantined(self) -> set[str]:
-        """Ids that some table could not hold."""
+        """Return the ids that some table quarantined."""
         return {sample for commit in self.commits for sample in commit.quarantined}
 
     def summary(self) -> dict[str, Any]:
-        """What `manifest.json` says."""
+        """Return the content of `manifest.json`."""
         tables = {table: self.of(table).values() for table in (SAMPLES, *FEATURE_TABLES)}
         return {
             "format": FORMAT,
@@ -137,7 +137,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, root: str) -> FeatureStore:
-        """An existing store. Raises StoreError if there is none."""
+        """Open an existing store. Raises StoreError if there is none."""
         header = _read_header(Files(root))
         if header is None:
             raise StoreError(f"'{root}' holds no feature store; make one with `x2i-platform precompute`")
@@ -145,7 +145,7 @@ class FeatureStore:
 
     @classmethod
     def create(cls, root: str, *, fingerprint: Fingerprint) -> FeatureStore:
-        """A store for this fingerprint, new or existing. Raises StoreError if the one there was made otherwise."""
+        """Create or open a store for this fingerprint. Raises StoreError if the existing one has another."""
         store = cls(root, fingerprint=fingerprint)
         cls.check(root, fingerprint=fingerprint)
         header = {"format": FORMAT, "fingerprint": fingerprint}
@@ -155,11 +155,11 @@ class FeatureStore:
 
     @classmethod
     def check(cls, root: str, *, fingerprint: Fingerprint) -> None:
-        """Raise StoreError if a store, or what is left of one, is there that was made otherwise; writes nothing."""
+        """Raise StoreError if there is a store, whole or damaged, with another fingerprint. Writes nothing."""
         if _read_header(Files(root)) is not None:
             cls.open(root).require(fingerprint)
         else:
-            # Without its header a store is known by its records, as far as they say whose they are.
+            # The header is missing: compare the fingerprints in the commit records.
             for commit in cls(root, fingerprint=fingerprint).commits():
                 if commit.fingerprint is None:
                     raise StoreError(
@@ -167,13 +167,13 @@ class FeatureStore:
                     )
 
     def require(self, fingerprint: Fingerprint) -> None:
-        """Raise StoreError, naming the fields, unless the store was made with this fingerprint."""
+        """Raise StoreError that names the differing fields unless the store has this fingerprint."""
         found = _read_header(self.files)
         if found is not None and (unequal := differences(fingerprint, found, where="in the store")):
             raise StoreError(f"store '{self.files.url}' was made by another recipe: {'; '.join(unequal)}")
 
     def commits(self, tables: Iterable[str] = (SAMPLES, *FEATURE_TABLES)) -> list[Commit]:
-        """All commits of the tables, in order of table and shard."""
+        """Read all commits of the tables, in order of table and shard."""
         ranks = {table: rank for rank, table in enumerate(tables)}
         names = [name for table in ranks for name in self.files.names(f"commits/{table}", suffix=".json")]
         contents = self.files.read_many(names)
@@ -181,12 +181,12 @@ class FeatureStore:
         return sorted(found, key=lambda commit: (ranks[commit.table], commit.shard))
 
     def record_names(self) -> list[str]:
-        """Names of the commit records of all tables."""
+        """Return the names of the commit records of all tables."""
         tables = (SAMPLES, *FEATURE_TABLES)
         return [name for table in tables for name in self.files.names(f"commits/{table}", suffix=".json")]
 
     def commit_of(self, table: str, shard: int) -> Commit | None:
-        """The commit of one shard, if it is committed."""
+        """Return the commit of one shard, or None if it is not committed."""
         name = record_name(table, shard)
         return self._parse(self.files.read(name), name=name) if self.files.exists(name) else None
 
@@ -200,13 +200,13 @@ class FeatureStore:
         return commit
 
     def manifest(self) -> Manifest:
-        """The store as its commits say it is now."""
+        """Read the manifest from the current commit records."""
         return Manifest(self.fingerprint, tuple(self.commits()))
 
     def whole_manifest(self) -> Manifest:
-        """The store, provided that nothing is missing. Raises StoreError that names the shards and the cure.
+        """Return the manifest if nothing is missing. Raises StoreError that names the missing shards and the remedy.
 
-        A shard whose every record is lost is known from `manifest.json`, the summary of the last run that finished.
+        If all records of a shard are lost, `manifest.json` of the last finished run still lists it.
         """
         manifest = self.manifest()
         if incomplete := manifest.incomplete_shards():
@@ -225,7 +225,7 @@ class FeatureStore:
         return manifest
 
     def _summarized_records(self) -> set[str]:
-        """Names of the commit records that `manifest.json` counts."""
+        """Return the names of the commit records that `manifest.json` lists."""
         if not self.files.exists(MANIFEST_FILE):
             return set()
         try:
@@ -237,16 +237,16 @@ class FeatureStore:
             ) from None
 
     def publish_manifest(self) -> Manifest:
-        """Write `manifest.json` for people and other tools, and drop data files that nothing can commit any more."""
+        """Write `manifest.json` for people and other tools, and delete data files that can't be committed any more."""
         manifest = self.manifest()
         self._drop_leftovers(manifest)
         self.files.publish(MANIFEST_FILE, json.dumps(manifest.summary(), indent=1).encode())
         return manifest
 
     def _drop_leftovers(self, manifest: Manifest) -> None:
-        """Whoever reads `TABLE/*.parquet` without us must not meet a shard twice.
+        """Delete uncommitted data files of committed shards, which killed writers left.
 
-        A killed writer leaves a file without a commit; once another writer has committed that shard, the file is waste.
+        Other tools that read `TABLE/*.parquet` would otherwise see such a shard twice.
         """
         for table in (SAMPLES, *FEATURE_TABLES):
             committed = {f"{shard:06d}": commit.file for shard, commit in manifest.of(table).items()}
@@ -257,12 +257,12 @@ class FeatureStore:
 
 
 def record_name(table: str, shard: int) -> str:
-    """Name of a shard's commit record."""
+    """Return the name of a shard's commit record."""
     return f"commits/{table}/{shard:06d}.json"
 
 
 def cure(record: str) -> str:
-    """What to do about a damaged shard. A shard of `samples` can't be made again: the other tables are cut like it."""
+    """Return the remedy for a damaged shard. A plan can't be made again, because the other tables have its shards."""
     if record.startswith(f"commits/{SAMPLES}/"):
         return "; restore it from a copy, or make a new store"
     return f"; delete '{record}' and rerun precompute"

@@ -1,7 +1,7 @@
-"""Writes one shard of one table: rows in, a commit record out, or nothing.
+"""Writes one shard of one table and commits it.
 
-Invariants: nothing is visible in the table's folder before the file is complete; a shard that is already committed
-stays as it is and the new file is dropped; memory holds one row group, not the shard.
+Invariants: nothing is visible in the table's folder before the file is whole; if the shard is already committed, it
+stays and the new file is dropped; memory holds one row group, not the shard.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROW_GROUP_BYTES = 64 * 1024**2
 
 
 class ShardWriter:
-    """Collects the rows of one shard; `commit` makes them visible. Get one from `open_shard`."""
+    """Collects the rows of one shard. `open_shard` makes one and commits it."""
 
     def __init__(self, *, table: str, shard: int, parquet: pq.ParquetWriter) -> None:
         self.table, self.shard = table, shard
@@ -36,11 +36,11 @@ class ShardWriter:
         self._rows: list[Row] = []
         self._buffered = 0
         self.num_rows = 0
-        self.ids: dict[str, None] = {}  # an ordered set: table `targets` has many rows a sample
+        self.ids: dict[str, None] = {}  # an ordered set: table `targets` has many rows per sample
         self.quarantined: list[Row] = []
 
     def add(self, row: Row) -> None:
-        """Append one row; a full row group is written out."""
+        """Append one row. A full row group is written to disk."""
         self._rows.append(row)
         self._buffered += len(row.get("data", b""))
         self.num_rows += 1
@@ -49,7 +49,7 @@ class ShardWriter:
             self.flush()
 
     def quarantine(self, sample: Row, *, reason: str) -> None:
-        """Leave a sample out of this shard, with the reason."""
+        """Leave a sample out of this shard, for a reason."""
         self.quarantined.append({**sample, "table": self.table, "reason": reason})
 
     def flush(self) -> None:
@@ -63,7 +63,7 @@ class ShardWriter:
 
 @contextmanager
 def open_shard(store: FeatureStore, *, table: str, shard: int, optional: bool = False) -> Iterator[ShardWriter]:
-    """Write a shard; it is committed when the block ends without an error and vanishes when it doesn't.
+    """Write a shard. It is committed if the block ends without an error, else dropped.
 
     `optional` adds the table's optional columns.
     """
@@ -74,7 +74,8 @@ def open_shard(store: FeatureStore, *, table: str, shard: int, optional: bool = 
             writer = ShardWriter(table=table, shard=shard, parquet=parquet)
             yield writer
             writer.flush()
-        sha256 = _sha256(scratch)
+        with scratch.open("rb") as handle:
+            sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
         commit = Commit(
             table=table,
             shard=shard,
@@ -93,14 +94,14 @@ def open_shard(store: FeatureStore, *, table: str, shard: int, optional: bool = 
 
 
 def publish_quarantine(files: Files, rows: Sequence[Row], *, name: str) -> None:
-    """Write quarantined rows as JSON Lines. The name is derived from what was read, so a second run writes it again."""
+    """Write quarantined rows as JSON Lines. The name depends on the input, so a second run replaces the file."""
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    # A lone surrogate, which UTF-8 can't hold, becomes the JSON escape of itself.
+    # UTF-8 can't encode a lone surrogate; it is written as its JSON escape.
     files.publish(f"quarantine/{name}.jsonl", text.encode(errors="backslashreplace"))
 
 
 def tensor_columns(blob: Blob) -> Row:
-    """The columns of a tensor."""
+    """Return the columns of an encoded tensor."""
     return {"dtype": blob.dtype, "shape": list(blob.shape), "codec": blob.codec, "data": blob.data}
 
 
@@ -134,8 +135,3 @@ def _parquet_writer(path: Path, *, schema: pa.Schema) -> Iterator[pq.ParquetWrit
     finally:
         with raising(StoreError, f"can't write '{path}'", OUTSIDE):
             parquet.close()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,6 +1,6 @@
-"""`python -m x2i_platform.mini.build [PART...] --folder DIR`: train the miniature models, or go on, and pack them.
+"""`python -m x2i_platform.mini.build [PART...] --folder DIR`: train the miniature models, or resume, and pack them.
 
-AlignNet isn't among them: it is trained on these by the platform's own commands, see `benchmarks/ship_alignnet.py`.
+AlignNet isn't among them: the platform's own commands train it on these models, see `benchmarks/ship_alignnet.py`.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from x2i_platform.mini.training.dit import TeacherParts
 
 Part = Callable[[Path], object]
-"""Trains in a folder, or goes on there, after the parts it needs."""
+"""Trains a part and the parts it needs in a folder, or resumes there."""
 
 
 def vae(folder: Path) -> AutoencoderKL:
-    """Pictures to latents and back."""
+    """Train the VAE."""
     from x2i_platform.mini.training.vae import build
 
     return build(folder / "vae")
 
 
 def teacher(folder: Path) -> tuple[AutoencoderKL, TeacherParts]:
-    """The VAE; T5; then CLIP and the DiT."""
+    """Train the VAE, then T5, then CLIP and the DiT."""
     from x2i_platform.mini.training import dit, text
 
     autoencoder, parts = vae(folder), dit.TeacherParts()
@@ -40,14 +40,14 @@ def teacher(folder: Path) -> tuple[AutoencoderKL, TeacherParts]:
 
 
 def language(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer]:
-    """The MLLM's language model."""
+    """Train the MLLM's language model."""
     from x2i_platform.mini.training.language import build
 
     return build(folder / "language")
 
 
 def vision(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer]:
-    """The language model; the MLLM's vision tower; then videos."""
+    """Train the language model, then the vision tower, then all of the MLLM on videos."""
     from x2i_platform.mini.training import video as video_part
     from x2i_platform.mini.training import vision as vision_part
 
@@ -59,7 +59,7 @@ def vision(folder: Path) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2Token
 
 
 def pack(folder: Path) -> None:
-    """All of them, as they ship; what isn't finished is trained to its end first."""
+    """Write all models as they ship. Unfinished parts are trained first."""
     from x2i_platform.mini import captions_path
     from x2i_platform.mini.checkpoints import trained_folder
     from x2i_platform.mini.training import pack as packing
@@ -76,7 +76,7 @@ PARTS: Mapping[str, Part] = {part.__name__: part for part in (vae, teacher, lang
 
 
 def main(arguments: Sequence[str] | None = None, *, parts: Mapping[str, Part] = PARTS) -> None:
-    """Run the parts asked for, in their order; the arguments are the command line's unless given."""
+    """Run the given parts in their order. `arguments` defaults to the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=[[], *parts], metavar="PART", help=f"of {', '.join(parts)}; all")
     parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and logs are kept")

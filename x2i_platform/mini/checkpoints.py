@@ -1,7 +1,7 @@
 """The folders of the miniature models: the trained ones ship with the package, the random ones are built once.
 
-Invariants: the same code, captions and library versions build the same bytes in every process; a built folder appears
-whole or not at all, whoever else builds at the same time; nothing is downloaded.
+Invariants: the same code, captions and library versions build the same bytes in every process; a folder appears whole
+or not at all, even if several processes build it at the same time; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -22,37 +22,21 @@ TRAINED = ("flux", "qwen2.5-vl", "alignnet")
 MANIFEST = "manifest.json"
 RANDOM = ("random-flux", "random-qwen2.5-vl")
 RANDOM_CAPTIONS = Path(__file__).parent / "random" / "captions.txt"
-"""Captions that the random models' tokenizers learn from. They are separate from the trained models' captions, so
-they never change."""
+"""Captions for the random models' tokenizers. They never change, unlike the trained models' captions."""
 LIBRARIES = ("diffusers", "safetensors", "tokenizers", "torch", "transformers")
 
 
 def folder_of(name: str) -> Path:
-    """The folder of miniature `name`, without its `mini:`. A random one is built in seconds on first use.
+    """Return the folder of miniature `name`, without `mini:`. A random one is built in seconds on first use.
 
-    It lies in `$X2I_CACHE` or `~/.cache/x2i-platform`, under a digest of all that decides its content. Raises
-    WeightsError for an unknown name or a cache folder that can't be written.
+    A random one is in `$X2I_CACHE` or `~/.cache/x2i-platform`, under a digest of everything that determines its
+    content. Raises WeightsError for an unknown name or a cache folder that can't be written.
     """
     if name in TRAINED:
         return trained_folder() / name
-    if name in RANDOM:
-        return _built(name)
-    known = ", ".join(f"mini:{each}" for each in (*TRAINED, *RANDOM))
-    raise WeightsError(f"no miniature model 'mini:{name}'; there are {known}")
-
-
-def trained_folder() -> Path:
-    """Where the trained miniatures and their manifest ship."""
-    return Path(__file__).with_name("weights")
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of every weights file below a folder, by its path there."""
-    weights = sorted(folder.rglob("*.safetensors"))
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in weights}
-
-
-def _built(name: str) -> Path:
+    if name not in RANDOM:
+        known = ", ".join(f"mini:{each}" for each in (*TRAINED, *RANDOM))
+        raise WeightsError(f"no miniature model 'mini:{name}'; there are {known}")
     folder = cache_folder() / "mini" / _digest() / name
     if folder.is_dir():
         return folder
@@ -63,6 +47,17 @@ def _built(name: str) -> Path:
     except OSError as error:
         raise WeightsError(f"can't build mini:{name} in {folder.parent}: {error}; set X2I_CACHE elsewhere") from error
     return folder
+
+
+def trained_folder() -> Path:
+    """Return the package's folder of trained miniatures and their manifest."""
+    return Path(__file__).with_name("weights")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every weights file below a folder, by relative path."""
+    weights = sorted(folder.rglob("*.safetensors"))
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in weights}
 
 
 def _write(name: str, *, folder: Path) -> None:
@@ -83,7 +78,7 @@ def _write(name: str, *, folder: Path) -> None:
 
 @contextmanager
 def _no_progress_bars() -> Iterator[None]:
-    """Switch off the progress bars of saving: a bar for each file of a megabyte says nothing."""
+    """Hide the progress bars of saving: the files are only about a megabyte each."""
     from transformers.utils import logging as transformers_logging
 
     enabled = transformers_logging.is_progress_bar_enabled()
@@ -96,9 +91,7 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def _digest() -> str:
-    """Digest of everything that decides a built folder: the builders, the captions, both templates and the libraries'
-    versions.
-    """
+    """Hash the builders, the captions, the chat template, the prompt template, and the libraries' versions."""
     total = hashlib.sha256(REFERENCE_TEMPLATE.encode())
     for library in LIBRARIES:
         total.update(f"{library} {version(library)}\n".encode())

@@ -1,7 +1,7 @@
-"""Scenes become pictures: things get places and sizes, and are drawn antialiased on a plain background.
+"""Draws scenes: places things, chooses their sizes and draws them antialiased on a plain ground.
 
 Coordinates are pixels of a 64-pixel square, x to the right, y down. Invariants: things never overlap; a picture of a
-scene that training may see never shows a held-out combination, even where the caption says only "and".
+scene that is allowed in training never shows a held-out combination, for "and" too.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PALETTE: dict[Colour, tuple[int, int, int]] = {
     "black": (28, 28, 28),
 }
 RADII: dict[Size, float] = {"small": 6.0, "medium": 9.0, "large": 12.0}
-"""Half the side of the box a shape is drawn in."""
+"""Half the side of a shape's box."""
 PLACE_JITTER = 2.0
 RADIUS_JITTER = 0.03
 OVERSAMPLING = 4
@@ -49,7 +49,7 @@ COUNT_PLACES = {
 
 @dataclass(frozen=True)
 class Placed:
-    """A thing with its centre and radius in pixels; its `size` is always known."""
+    """A thing with its centre and radius in pixels. Its `size` is always set in a `Picture`."""
 
     thing: Thing
     x: float
@@ -59,19 +59,19 @@ class Placed:
 
 @dataclass(frozen=True)
 class Picture:
-    """A scene as it is shown."""
+    """One way to show a scene."""
 
     scene: Scene
-    """The full scene: sizes and relation are set, even where the caption leaves them open."""
+    """The complete scene, with the sizes and the relation that the caption left open."""
     placed: tuple[Placed, ...]
 
     def draw(self) -> Image.Image:
-        """RGB, 64 x 64 pixels, antialiased."""
+        """Draw the picture: RGB, 64 x 64 pixels, antialiased."""
         return draw_things(self.placed)
 
 
 def picture(scene: Scene, *, seed: int) -> Picture:
-    """One way to show a scene. The seed decides what the caption leaves open, and the jitter."""
+    """Return one way to show a scene. The seed decides what the caption leaves open, and the jitter."""
     draw = random.Random(f"picture {scene} {seed}")
     shown = _in_full(scene, draw=draw)
     centres = PLACES[shown.relation] if shown.relation else COUNT_PLACES[shown.count]
@@ -89,7 +89,7 @@ def picture(scene: Scene, *, seed: int) -> Picture:
 
 
 def draw_things(placed: tuple[Placed, ...]) -> Image.Image:
-    """Draw things on the plain background; later ones cover earlier ones."""
+    """Draw things on the plain ground, later ones over earlier ones."""
     large = Image.new("RGB", (SIDE * OVERSAMPLING, SIDE * OVERSAMPLING), GROUND)
     pen = ImageDraw.Draw(large)
     for each in placed:
@@ -102,6 +102,7 @@ def draw_things(placed: tuple[Placed, ...]) -> Image.Image:
 
 
 def _in_full(scene: Scene, *, draw: random.Random) -> Scene:
+    """Draw the sizes and the relation that the scene leaves open. A drawn relation is never held out."""
     size = draw.choice(SIZES)
     first, second = (
         thing and Thing(thing.shape, thing.colour, thing.size or size) for thing in (scene.first, scene.second)
@@ -119,13 +120,13 @@ def _radius_scale(draw: random.Random) -> float:
 
 
 def _ring(*radii: float, points: int, start: float = -math.pi / 2) -> list[tuple[float, float]]:
-    """Points around the centre; their distances cycle through `radii`."""
+    """Return points around the centre, whose distances alternate between `radii`."""
     angles = [start + 2 * math.pi * i / points for i in range(points)]
     return [(radii[i % len(radii)] * math.cos(a), radii[i % len(radii)] * math.sin(a)) for i, a in enumerate(angles)]
 
 
 def _heart() -> list[tuple[float, float]]:
-    """The curve x = 16 sin³ t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, scaled into the unit box."""
+    """Return the curve x = 16 sin³ t, y = 13 cos t - 5 cos 2t - 2 cos 3t - cos 4t, scaled into the unit box."""
     steps = [2 * math.pi * i / 48 for i in range(48)]
     curve = [
         (math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)) / 16)
@@ -147,4 +148,4 @@ OUTLINES: dict[Shape, list[tuple[float, float]]] = {
         *((ARM, 1.0), (-ARM, 1.0), (-ARM, ARM), (-1.0, ARM), (-1.0, -ARM), (-ARM, -ARM)),
     ],
 }
-"""Polygons in a box from -1 to 1."""
+"""Each shape's polygon, in a box from -1 to 1."""

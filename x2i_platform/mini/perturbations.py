@@ -1,7 +1,7 @@
-"""English prompts in other words: each kind of perturbation changes the words and keeps the meaning.
+"""Perturbs English prompts: each kind of perturbation changes the words and keeps the meaning.
 
-Invariants: a perturbed prompt is a pure function of scene, kind and seed; every kind but the control changes the plain
-sentence; no word for a shape, colour or size becomes another such word.
+Invariants: a perturbed prompt is a pure function of scene, kind and seed; except for `unchanged` it differs from the
+canonical sentence; no word for a shape, colour or size becomes another one.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ SYNONYMS: dict[str, str] = {
     **{numeral: str(count) for count, numeral in NUMERALS.items()},
     **{colour: f"{colour}-coloured" for colour in COLOURS},
 }
-"""Words of the plain sentences, and words with the same meaning that no training caption has."""
+"""Synonyms of words in canonical sentences, which no training caption has."""
 ADJECTIVES = ("nice", "lovely", "neat", "beautiful", "charming")
-"""Adjectives that describe nothing visible. All begin with a consonant, and none can be read as an adverb."""
+"""Adjectives without a visible effect. All begin with a consonant; none can be an adverb."""
 PUNCTUATION = ("{}.", "{}!", "{} ...", '"{}"')
 NAMES = frozenset({*SHAPES, *PLURALS.values(), *COLOURS, *SIZES})
-"""Words that may be misspelt: swapping two of their letters gives no other word of this set."""
+"""Words that may be misspelt. Swapping letters makes no other word of them."""
 
 
 def perturb(scene: Scene, *, kind: Perturbation, seed: int) -> str:
-    """The plain sentence of a scene with one kind of change; `unchanged` returns the sentence itself."""
-    return _TELLERS[kind](scene, random.Random(f"perturbation {kind} {scene} {seed}"))
+    """Return the canonical sentence of a scene with one kind of change; `unchanged` returns the sentence itself."""
+    return _KINDS[kind](scene, random.Random(f"perturbation {kind} {scene} {seed}"))
 
 
 def swaps(word: str) -> list[str]:
-    """Every misspelling of a word that swaps two neighbouring letters and keeps the first and the last."""
+    """Return all misspellings of a word with two neighbouring inner letters swapped."""
     return [
         word[:place] + word[place + 1] + word[place] + word[place + 2 :]
         for place in range(1, len(word) - 2)
@@ -57,14 +57,14 @@ def _unchanged(scene: Scene, _draw: random.Random) -> str:
 
 
 def _synonym(scene: Scene, draw: random.Random) -> str:
-    """Replace the first occurrence of one word; with two "-coloured" the sentence is longer than T5 reads."""
+    """Replace the first occurrence of one word. Two words with "-coloured" would be too long for T5."""
     text = describe(scene)
     word = draw.choice([word for word in SYNONYMS if re.search(rf"\b{word}\b", text)])
     return re.sub(rf"\b{word}\b", SYNONYMS[word], text, count=1)
 
 
 def _order(scene: Scene, _draw: random.Random) -> str:
-    """Name the second thing first; where there is one thing, put its adjectives after the noun."""
+    """Put the second thing first, or a thing's attributes after its name."""
     if scene.second is None:
         number, *adjectives, noun = describe(scene).split()
         beginning = f"a {noun} that is" if scene.count == 1 else f"{number} {noun} that are"
@@ -98,7 +98,7 @@ def _adjective(scene: Scene, draw: random.Random) -> str:
     return f"{'a' if article == 'an' else article} {draw.choice(ADJECTIVES)} {rest}"
 
 
-_TELLERS: dict[Perturbation, Callable[[Scene, random.Random], str]] = {
+_KINDS: dict[Perturbation, Callable[[Scene, random.Random], str]] = {
     "unchanged": _unchanged,
     "synonym": _synonym,
     "order": _order,

@@ -1,7 +1,7 @@
-"""How a miniature MLLM cuts images and videos into patches, as the file that `AutoProcessor` reads.
+"""Writes the settings by which a miniature MLLM splits images and videos into patches, for `AutoProcessor`.
 
-Invariant: the settings are written as plain data, so the folder is the same wherever it is built; only *loading*
-`AutoProcessor` needs torchvision.
+Invariant: the settings are plain data, so the folder is the same wherever it is built. Only loading `AutoProcessor`
+needs torchvision.
 """
 
 from __future__ import annotations
@@ -11,13 +11,7 @@ from pathlib import Path
 
 
 def write_processors(folder: Path, *, patch: int, merge: int, side_limit: int) -> None:
-    """Write how images and videos are cut into patches; those above `side_limit` squared pixels are scaled down."""
-    settings = _processors(patch=patch, merge=merge, side_limit=side_limit)
-    text = json.dumps(settings, indent=2, sort_keys=True)
-    (folder / "processor_config.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _processors(*, patch: int, merge: int, side_limit: int) -> dict[str, object]:
+    """Write the processors' settings. Images and frames with more than `side_limit` squared pixels are scaled down."""
     pixels = {
         "do_convert_rgb": True,
         "do_normalize": True,
@@ -39,8 +33,10 @@ def _processors(*, patch: int, merge: int, side_limit: int) -> dict[str, object]
         "max_frames": 64,
         "return_metadata": False,
     }
-    return {
+    settings = {
         "processor_class": "Qwen2_5_VLProcessor",
         "image_processor": {**pixels, "image_processor_type": "Qwen2VLImageProcessor"},
         "video_processor": {**pixels, **video, "video_processor_type": "Qwen2VLVideoProcessor"},
     }
+    text = json.dumps(settings, indent=2, sort_keys=True)
+    (folder / "processor_config.json").write_text(text + "\n", encoding="utf-8")

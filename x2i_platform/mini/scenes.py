@@ -1,8 +1,8 @@
-"""The scenes of the miniature world: what can be said in it, and which combinations training never sees.
+"""The scenes of the miniature world, and the combinations that are held out from training.
 
-A `Scene` is what a caption says; a `Picture` (see `drawing`) is one way to show it. Invariants: scenes and pictures are
-pure functions of their seeds; if a relation is held out, so is its converse, so that no training picture shows a
-held-out combination under another name.
+A `Scene` is the meaning of a caption; a `Picture` (see `drawing`) is one way to show it. Invariants: a scene and a
+picture are pure functions of their seeds; a scene and its converse are both held out or neither, so no training picture
+shows a held-out combination under another name.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ HELD_OUT_RELATIONS: frozenset[tuple[Shape, Relation, Shape]] = frozenset(
         ("circle", "above", "triangle"),
     }
 )
-"""8 of the 60 arrangements of two different shapes, each under one of its two names."""
+"""8 of the 60 arrangements of two different shapes, each given in one of its two directions."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A coloured shape; its size is None if it is not given."""
+    """A coloured shape. `size` is None if it is left open."""
 
     shape: Shape
     colour: Colour
@@ -65,9 +65,9 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """Several equal things, or one thing, or two different ones.
+    """`count` equal things, or two different ones.
 
-    Two things without a relation are joined by "and": they are side by side or one above the other, in either order.
+    Two things without a relation mean "and": side by side or one above the other, in any order.
     """
 
     first: Thing
@@ -82,7 +82,7 @@ class Scene:
 
     @property
     def category(self) -> Category:
-        """The category that GenEval would give the prompt; `single` gives a size, `colour` does not."""
+        """The category, as in GenEval. `single` gives the size too, `colour` leaves it open."""
         if self.second is not None:
             return "position" if self.relation else "binding"
         if self.count > 1:
@@ -91,12 +91,12 @@ class Scene:
 
     @property
     def things(self) -> tuple[Thing, ...]:
-        """Every visible thing; a count repeats its thing."""
+        """All visible things: a count repeats its thing."""
         return (self.first, self.second) if self.second else (self.first,) * self.count
 
     @property
     def is_held_out(self) -> bool:
-        """Whether it holds a combination that training never shows."""
+        """Whether the scene has a combination that is held out from training."""
         return any((thing.colour, thing.shape) in HELD_OUT_COLOURS for thing in self.things) or (
             self.second is not None
             and self.relation is not None
@@ -104,32 +104,32 @@ class Scene:
         )
 
     def converse(self) -> Scene:
-        """The same scene described from its second thing; only for scenes of two things."""
+        """Return the same scene, described from the second thing. Only for two things."""
         assert self.second is not None
         return Scene(self.second, relation=self.relation and CONVERSE[self.relation], second=self.first)
 
 
-def plainest(scene: Scene) -> Scene:
-    """The standard form of a scene: relations are `left of` or `above`, and "and" follows the order of `SHAPES`."""
+def canonical(scene: Scene) -> Scene:
+    """Return the canonical form of equivalent scenes: `left of` or `above`, and for "and" the order of `SHAPES`."""
     if scene.second is None:
         return scene
     if scene.relation is None:
-        turned = SHAPES.index(scene.first.shape) > SHAPES.index(scene.second.shape)
+        is_converse = SHAPES.index(scene.first.shape) > SHAPES.index(scene.second.shape)
     else:
-        turned = scene.relation in ("right of", "below")
-    return scene.converse() if turned else scene
+        is_converse = scene.relation in ("right of", "below")
+    return scene.converse() if is_converse else scene
 
 
 def is_relation_held_out(first: Shape, relation: Relation, second: Shape) -> bool:
-    """Whether an arrangement or its converse is held out."""
+    """Return whether an arrangement of two shapes is held out, in either direction."""
     return (first, relation, second) in HELD_OUT_RELATIONS or (second, CONVERSE[relation], first) in HELD_OUT_RELATIONS
 
 
 def composition(scene: Scene) -> Composition:
-    """What is new in a held-out scene, in MOSAIC's terms.
+    """Classify what is novel in a held-out scene, in MOSAIC's terms.
 
-    A new arrangement of two shapes comes first, whatever their colours; then a new colour and shape shown several times
-    is a novel count, and any other a novel pair.
+    A held-out colour and shape shown several times is a novel count. A held-out arrangement of two shapes is a novel
+    relation, whatever their colours. Everything else is a novel pair.
     """
     assert scene.is_held_out
     if scene.count > 1:
@@ -142,13 +142,12 @@ def composition(scene: Scene) -> Composition:
 def scenes(
     category: Category | None = None, *, held_out: bool, seed: int, sized: bool | None = None
 ) -> Iterator[Scene]:
-    """An endless stream of scenes, of one category or of all; either held-out ones or ones that training may see.
+    """Yield endless random scenes of one category or of all, either held out or allowed in training.
 
-    With all categories their shares are about equal; a category is rarer if more of its scenes are on the other side of
-    the split.
+    Without a category, all have about equal shares; one that is often on the other side of the split comes less often.
 
-    `sized` says whether things have a size: None leaves it to chance in `count`, `position` and `binding` (both things
-    or neither), and True is a full description of a picture. The same arguments give the same scenes.
+    `sized` says whether things have a size. None draws that in `count`, `position` and `binding`, for both things
+    alike; True describes a picture in full. The same arguments give the same scenes.
     """
     draw = random.Random(f"scenes {category} {held_out} {seed} {sized}")
     while True:
@@ -162,7 +161,7 @@ def _draw_scene(draw: random.Random, *, category: Category, held_out: bool, size
     with_size = {"single": True, "colour": False}.get(category, draw.random() < 0.5) if sized is None else sized
     first_shape, second_shape = draw.sample(SHAPES, 2)
     relation = draw.choice(RELATIONS) if category == "position" else None
-    # Half of the held-out arrangements show a held-out relation; drawn at random they would be far fewer.
+    # In half of the held-out positions draw a held-out relation. By chance they would be the smaller part.
     if held_out and category == "position" and draw.random() < 0.5:
         first_shape, relation, second_shape = draw.choice(sorted(HELD_OUT_RELATIONS))
         if draw.random() < 0.5:

@@ -1,8 +1,8 @@
-"""What a model is asked to draw in an evaluation: the same scenes in words, as pictures and as videos.
+"""The cases of an evaluation: scenes that are described in words, shown as a picture or shown as a video.
 
-Invariants: case n of a suite is the same in every run; all languages describe the same scenes; held-out cases hold a
-combination that training never shows, seen cases hold none. A suite of sounds would be one more entry of
-`DEFAULT_SUITES`.
+Invariants: the n-th case of a suite is the same in every run; the suites of all languages have the same scenes; a
+held-out case has a combination that is held out from training, a seen case has none. A suite of sounds would be one
+more entry of `DEFAULT_SUITES`.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from PIL import Image
 from x2i_platform.mini.drawing import picture
 from x2i_platform.mini.languages import LANGUAGES, Language, caption, describe
 from x2i_platform.mini.perturbations import PERTURBATIONS, Perturbation, perturb
-from x2i_platform.mini.scenes import CATEGORIES, Category, Composition, Scene, composition, plainest, scenes
+from x2i_platform.mini.scenes import CATEGORIES, Category, Composition, Scene, canonical, composition, scenes
 from x2i_platform.mini.video import frames
 
 Kind = Literal["text", "image", "video"]
 DEFAULT_SUITES: dict[str, Kind] = {**dict.fromkeys(LANGUAGES, "text"), "image": "image", "video": "video"}
-"""Suites that are drawn if none is named."""
+"""The suites that are evaluated by default."""
 ROBUSTNESS = "robustness"
-"""Perturbed English prompts with the same meaning; student and teacher get the same words."""
+"""English prompts, perturbed without a change of meaning. Student and teacher get the same text."""
 SUITES: dict[str, Kind] = {**DEFAULT_SUITES, ROBUSTNESS: "text"}
 SCENES_SEED = 2026
-"""Seed of the scenes. Training never combines it with a category."""
+"""Seed of the scenes. Training uses no stream with this seed and a category."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt, and the scene that its image must show."""
+    """A scene to draw, and the prompt for it."""
 
     key: str
     suite: str
@@ -43,22 +43,22 @@ class Case:
     english: str
     """The teacher's prompt."""
     text: str | None
-    """The student's prompt; None if it is shown `images`."""
+    """The student's prompt, or None if it gets `images`."""
     images: tuple[Image.Image, ...]
     """One picture, or the frames of a video."""
     seed: int
-    """Seed of the noise, the same for teacher and student."""
+    """Seed of the noise, which is the same for teacher and student."""
     group: str = ""
-    """Name of the scene that several cases of a suite share, with the same noise; empty if each case has its own."""
+    """Key of the scene that several cases share, with the same noise; empty if each case has its own."""
 
 
 def cases(suite: str, *, held_out: bool) -> Iterator[Case]:
-    """An endless stream of cases; categories take turns."""
-    return _perturbed(held_out=held_out) if suite == ROBUSTNESS else _told(suite, held_out=held_out)
+    """Yield endless cases of a suite; the categories alternate."""
+    return _perturbed(held_out=held_out) if suite == ROBUSTNESS else _described(suite, held_out=held_out)
 
 
 def _perturbed(*, held_out: bool) -> Iterator[Case]:
-    """Each scene of the English suite in every perturbation, with the same noise, so that only the words differ."""
+    """Yield each scene of the English suite in every perturbation. Only the words differ from the unchanged prompt."""
     number = 0
     for case in cases("english", held_out=held_out):
         for kind in PERTURBATIONS:
@@ -68,13 +68,10 @@ def _perturbed(*, held_out: bool) -> Iterator[Case]:
             number += 1
 
 
-def _told(suite: str, *, held_out: bool) -> Iterator[Case]:
-    described = SUITES[suite] != "text"
-    # A picture shows every size, so all sizes are judged; words may leave sizes open.
-    sources = {
-        category: scenes(category, held_out=held_out, seed=SCENES_SEED, sized=True if described else None)
-        for category in CATEGORIES
-    }
+def _described(suite: str, *, held_out: bool) -> Iterator[Case]:
+    # A picture shows all sizes, so all are judged. A text may leave sizes open.
+    sized = None if SUITES[suite] == "text" else True
+    sources = {category: scenes(category, held_out=held_out, seed=SCENES_SEED, sized=sized) for category in CATEGORIES}
     number = 0
     while True:
         category = CATEGORIES[number % len(CATEGORIES)]
@@ -92,7 +89,7 @@ def _case(suite: str, scene: Scene, *, category: Category, held_out: bool, numbe
     else:
         shown = picture(scene, seed=number)
         scene = shown.scene
-        english = describe(plainest(scene))
+        english = describe(canonical(scene))
         images = (shown.draw(),) if kind == "image" else tuple(frames(shown, seed=number))
     return Case(
         key=_key(suite, held_out=held_out, number=number),

@@ -1,7 +1,7 @@
-"""Pictures become short videos that end with the picture: its things appear one after another, or slide in together.
+"""Makes short videos that end with a picture: its things appear one after the other, or slide in together.
 
-Invariant: no frame shows two things in another arrangement than the picture does, so a video of a scene that training
-may see shows no held-out combination.
+Invariant: in every frame, visible things are arranged as in the picture. So a video of a scene that is allowed in
+training shows no held-out combination.
 """
 
 from __future__ import annotations
@@ -15,25 +15,27 @@ from x2i_platform.mini.drawing import SIDE, Picture, draw_things
 
 FRAMES = 4
 STILL = 2
-"""Number of last frames that show the whole picture at rest."""
+"""Number of last frames, which show the whole picture at rest."""
 
 
-def frames(shown: Picture, *, seed: int) -> list[Image.Image]:
-    """Four frames of 64 x 64 pixels, a second apart; the seed decides what moves."""
-    draw = random.Random(f"video {shown} {seed}")
-    before = _coming(shown, draw=draw) if len(shown.placed) > 1 and draw.random() < 0.5 else _sliding(shown, draw=draw)
-    return [*before, *[shown.draw()] * STILL]
+def frames(final: Picture, *, seed: int) -> list[Image.Image]:
+    """Return four frames of 64 x 64 pixels, a second apart. The seed decides the movement."""
+    draw = random.Random(f"video {final} {seed}")
+    before = (
+        _appearing(final, draw=draw) if len(final.placed) > 1 and draw.random() < 0.5 else _sliding(final, draw=draw)
+    )
+    return [*before, *[final.draw()] * STILL]
 
 
-def _coming(shown: Picture, *, draw: random.Random) -> list[Image.Image]:
-    """Frames in which things appear one by one, each at its final place."""
-    order = draw.sample(shown.placed, len(shown.placed))
+def _appearing(final: Picture, *, draw: random.Random) -> list[Image.Image]:
+    """Draw a growing number of the things, each in its final place."""
+    order = draw.sample(final.placed, len(final.placed))
     counts = sorted(draw.choices(range(1, len(order)), k=FRAMES - STILL))
     return [draw_things(tuple(order[:count])) for count in counts]
 
 
-def _sliding(shown: Picture, *, draw: random.Random) -> list[Image.Image]:
-    """Frames in which the whole picture slides in from one of four sides."""
+def _sliding(final: Picture, *, draw: random.Random) -> list[Image.Image]:
+    """Draw the whole picture, moving in from one of four sides."""
     x, y = draw.choice([(-1, 0), (1, 0), (0, -1), (0, 1)])
     shifts = sorted((draw.uniform(0.1, 0.8) * SIDE for _ in range(FRAMES - STILL)), reverse=True)
-    return [draw_things(tuple(replace(p, x=p.x + x * s, y=p.y + y * s) for p in shown.placed)) for s in shifts]
+    return [draw_things(tuple(replace(p, x=p.x + x * s, y=p.y + y * s) for p in final.placed)) for s in shifts]

@@ -1,8 +1,7 @@
-"""The three kinds of tokenizer that FLUX.1 and Qwen2.5-VL use, learnt from the captions when a miniature is built.
+"""Trains tokenizers of the three kinds that FLUX.1 and Qwen2.5-VL use, on the captions of a miniature.
 
 Invariants: the same captions give the same vocabulary, bit for bit, in every process. CLIP's and Qwen's cover every
-byte, so no text is lost; T5's covers printable ASCII and the captions, because a Unigram model cannot fall back on
-bytes.
+byte, so no text is lost. T5's covers printable ASCII and the captions, because its Unigram model has no byte fallback.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ Merges = list[tuple[str, str]]
 
 
 def t5_tokenizer(captions: Sequence[str]) -> T5Tokenizer:
-    """A Unigram model over the pieces that byte-pair merging finds, scored by how often the captions use them.
+    """Build a Unigram model with the pieces of byte-pair merging, scored by their frequency in the captions.
 
-    `tokenizers.trainers.UnigramTrainer` isn't used: it sums floats in hash order, and each process got other scores.
+    `tokenizers.trainers.UnigramTrainer` isn't used because it adds floats in hash order: each process got other scores.
     """
     counter = Tokenizer(models.BPE())
     counter.pre_tokenizer = pre_tokenizers.Sequence(
@@ -54,7 +53,7 @@ def t5_tokenizer(captions: Sequence[str]) -> T5Tokenizer:
 
 
 def clip_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
-    """Byte-level BPE with `</w>` at the end of words, lower case; begin and end of text are the two highest ids."""
+    """Build lower-case byte-level BPE with `</w>` after words. Begin and end of text have the two highest ids."""
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     backend = CLIPTokenizer().backend_tokenizer
     learner.normalizer, learner.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
@@ -65,7 +64,7 @@ def clip_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
 
 
 def qwen_tokenizer(texts: Sequence[str], *, chat_template: str) -> Qwen2Tokenizer:
-    """Byte-level BPE with Qwen2.5-VL's chat and vision tokens as named special tokens after the learnt pieces."""
+    """Build byte-level BPE with Qwen2.5-VL's chat and vision tokens as named special tokens after the learnt pieces."""
     learner = Tokenizer(models.BPE())
     backend = Qwen2Tokenizer().backend_tokenizer
     learner.normalizer, learner.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
@@ -84,12 +83,12 @@ def qwen_tokenizer(texts: Sequence[str], *, chat_template: str) -> Qwen2Tokenize
 def _train(
     learner: Tokenizer, texts: Iterable[str], *, pieces: int, alphabet: list[str], end_of_word_suffix: str = ""
 ) -> Merges:
-    """Learn byte-pair merges in place and return them. Deterministic: ties between pairs are broken by piece id."""
+    """Learn byte-pair merges in place and return them. It is deterministic: piece ids break ties between pairs."""
     trainer = trainers.BpeTrainer(
         vocab_size=pieces,
         min_frequency=2,
         initial_alphabet=alphabet,
-        # Named here, they have fixed ids; the trainer would number them in the order of a random hash.
+        # Listing them here fixes their ids. The trainer would otherwise number them in the order of a random hash.
         special_tokens=[piece + end_of_word_suffix for piece in alphabet] if end_of_word_suffix else [],
         end_of_word_suffix=end_of_word_suffix,
         show_progress=False,
@@ -99,10 +98,10 @@ def _train(
 
 
 def _bytes() -> list[str]:
-    """The 256 characters that stand for bytes in byte-level BPE."""
+    """Return the 256 characters that represent bytes in byte-level BPE."""
     return sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
 def _vocab(pieces: Iterable[str]) -> dict[str, int]:
-    """Ids in order of first appearance (two merges may build the same piece)."""
+    """Number the pieces in order of first appearance. Two merges may make the same piece."""
     return {piece: index for index, piece in enumerate(dict.fromkeys(pieces))}

@@ -1,8 +1,8 @@
-"""What is known about a model before its weights are loaded: sizes for `plan`, rows for `models`.
+"""Sizes and facts of models, without loading their weights: for `plan` and for the list of `models`.
 
-A local folder is read first (its config.json files and the headers of its safetensors), then the tables below, then the
-local Hugging Face cache. Nothing is downloaded and torch is not imported. Parameters in the tables were counted by
-building each architecture from its published config on torch's meta device.
+They come from a local folder (its config.json files and the headers of its safetensors), else from the tables below,
+else from the local Hugging Face cache. Nothing is downloaded, and torch is not imported. The parameters in the tables
+were counted by building each architecture from its published config on torch's meta device.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from x2i_platform.models.dims import DiTDims, MLLMDims, T5Dims
 
 @dataclass(frozen=True)
 class Family:
-    """How a family of MLLMs differs in its inputs."""
+    """How the inputs of one family of MLLMs differ."""
 
     whole: str
-    """The transformers class with the LM head."""
+    """Name of the transformers class that includes the LM head."""
     token_types: bool = False
     """Whether the forward takes images, videos and `mm_token_type_ids` (text 0, image 1, video 2). Without the types
-    Qwen2.5-VL silently places vision tokens wrongly."""
+    Qwen2.5-VL silently gives vision tokens wrong positions."""
 
 
 FAMILIES: Mapping[str, Family] = {
     "qwen2_5_vl": Family(whole="Qwen2_5_VLForConditionalGeneration", token_types=True),
 }
-"""Families that take more than text, by the `model_type` of their config.json."""
+"""Families that also take images and videos, by the `model_type` of their config.json."""
 TEXT_ONLY = Family(whole="AutoModelForCausalLM")
-"""Every causal language model of transformers."""
+"""Any causal language model of transformers."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,9 @@ class MLLMEntry:
     dims: MLLMDims
     parameters: int
     lm_head_parameters: int = 0
-    """The part of `parameters` that prompt states don't need; 0 if the head shares the embedding's weights."""
+    """Parameters of the LM head, which is not needed; 0 if the head shares the embedding's weights."""
     fusion: Fusion | None = None
-    """Fusion of the authors' released AlignNet for it; None if none was released."""
+    """AlignNet's fusion for this MLLM in the released training code; None if none was released."""
     licence: str | None = None
     """As its authors state it: a reminder, not advice."""
 
@@ -177,32 +177,32 @@ MLLMS: Mapping[str, MLLMEntry] = {
 
 
 def dit_dims(model: str, *, revision: str | None = None) -> DiTDims:
-    """Sizes of the teacher's DiT, without loading it. Raises like `teacher_entry`."""
+    """Return the sizes of the teacher's DiT without loading it. Raises like `teacher_entry`."""
     return teacher_entry(model, revision=revision).dit
 
 
 def mllm_dims(model: str, *, revision: str | None = None) -> MLLMDims:
-    """Sizes of the MLLM, without loading it. Raises like `mllm_entry`."""
+    """Return the sizes of the MLLM without loading it. Raises like `mllm_entry`."""
     return mllm_entry(model, revision=revision).dims
 
 
 def teacher_entry(model: str, *, revision: str | None = None) -> TeacherEntry:
-    """What is known about a teacher: a local folder, one of TEACHERS, or a cached hub id.
+    """Return the facts about a teacher: a local folder, one of TEACHERS, or a cached hub id.
 
-    Raises ConfigError for an unknown model, WeightsError for a folder without the components of a FLUX pipeline.
+    Raises ConfigError for an unknown model, and WeightsError for a folder that isn't a FLUX pipeline.
     """
     folder = _local_folder(model, revision=revision, known=TEACHERS, file="transformer/config.json")
     return _read_teacher(model, folder) if folder else TEACHERS[model]
 
 
 def mllm_entry(model: str, *, revision: str | None = None) -> MLLMEntry:
-    """What is known about an MLLM: a local folder, one of MLLMS, or a cached hub id. Raises like `teacher_entry`."""
+    """Return the facts about an MLLM: a local folder, one of MLLMS, or a cached hub id. Raises like `teacher_entry`."""
     folder = _local_folder(model, revision=revision, known=MLLMS, file="config.json")
     return _read_mllm(model, folder) if folder else MLLMS[model]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a model or component folder. Raises WeightsError where there is none or it isn't JSON."""
+    """Read the `config.json` of a model or component folder. Raises WeightsError if it is missing or isn't JSON."""
     path = folder / "config.json"
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
@@ -213,7 +213,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _local_folder(model: str, *, revision: str | None, known: Iterable[str], file: str) -> Path | None:
-    """The folder to read; None if the table has the model."""
+    """Return the folder to read from, or None for a model of the tables."""
     if (folder := Path(model).expanduser()).is_dir():
         return folder
     if model in known:
@@ -257,7 +257,7 @@ def _read_teacher(model: str, folder: Path) -> TeacherEntry:
 
 def _read_mllm(model: str, folder: Path) -> MLLMEntry:
     config = read_config(folder)
-    # Qwen2.5-VL was published with the text model's sizes at the top level, and is saved with them nested.
+    # Qwen2.5-VL's published config has the text model's sizes at the top level; a saved one has them nested.
     text = config.get("text_config") or config.get("llm_config") or config
     try:
         heads = text["num_attention_heads"]
@@ -280,7 +280,7 @@ def _read_mllm(model: str, folder: Path) -> MLLMEntry:
 
 
 def _count_parameters(folder: Path, *, prefix: str = "") -> int:
-    """Numbers stored in a folder's safetensors files under names that start with `prefix`, from their headers."""
+    """Count the parameters whose names start with `prefix`, from the headers of a folder's safetensors files."""
     total = 0
     for path in folder.glob("*.safetensors"):
         try:

@@ -1,7 +1,7 @@
-"""Loads a component of a model folder as a frozen module, in a dtype, on a device.
+"""Loads a component of a model folder as a frozen module, in a given dtype on a given device.
 
-Invariants: only safetensors are read, no code in the folder runs, and a component with missing weights is refused;
-transformers and diffusers would fill the gaps with random numbers and a warning.
+Invariants: only safetensors are read, no code in the folder runs, and a component with missing weights is refused.
+(transformers and diffusers would fill them with random numbers and a warning.)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from x2i_platform.errors import WeightsError
 from x2i_platform.models.catalog import read_config
 from x2i_platform.torchvision_schemas import define_missing_schemas
 
-define_missing_schemas()  # so must this module be imported before a class is taken from transformers or diffusers
+define_missing_schemas()  # before a class is imported from transformers or diffusers
 
 DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,
@@ -34,9 +34,9 @@ DTYPES: dict[Dtype, torch.dtype] = {
 
 
 def load_frozen(kind: Any, folder: Path, *, dtype: Dtype, device: str) -> Any:
-    """An instance of `kind` (a transformers or diffusers model class) from `folder`, in eval mode, without gradients.
+    """Load a model of class `kind` (of transformers or diffusers) from `folder`, in eval mode, without gradients.
 
-    Raises WeightsError where the folder is missing, of another class, damaged, or leaves a weight unset.
+    Raises WeightsError if the folder is missing, damaged, of another class, or lacks a weight.
     """
     found = read_config(folder).get("_class_name", kind.__name__)
     if found != kind.__name__:
@@ -51,14 +51,15 @@ def load_frozen(kind: Any, folder: Path, *, dtype: Dtype, device: str) -> Any:
 
 
 def load_head(kind: Any, folder: Path, *, below: Any) -> Any:
-    """An instance of `kind` around a loaded model `below` its head: only the head's weights are read.
+    """Build a model of class `kind` from a loaded model `below` its head. Only the head's weights are read.
 
-    Raises WeightsError where the folder has no such weights.
+    Raises WeightsError if the folder lacks them.
     """
     with torch.device("meta"):
         whole = kind(below.config)
+    # Share the loaded body: there is one copy of its weights.
     setattr(whole, whole.base_model_prefix, below)
-    whole.tie_weights()  # a head that shares the embeddings' weights has none of its own
+    whole.tie_weights()  # a head that shares the embedding's weights has none to read
     with _reading(folder):
         for name, weight in list(whole.named_parameters()):
             if weight.is_meta:
@@ -71,7 +72,7 @@ def load_head(kind: Any, folder: Path, *, below: Any) -> Any:
 
 
 def read_weight(folder: Path, name: str) -> Tensor:
-    """One weight of a model folder, whose safetensors may be one file or several. Raises KeyError if it has none."""
+    """Read one weight of a model folder, from one safetensors file or several. Raises KeyError if it has none."""
     index = folder / SAFE_WEIGHTS_INDEX_NAME
     file = json.loads(index.read_bytes())["weight_map"][name] if index.is_file() else SAFE_WEIGHTS_NAME
     with safe_open(folder / file, framework="pt") as weights:
@@ -82,7 +83,7 @@ def read_weight(folder: Path, name: str) -> Tensor:
 
 
 def load_part(kind: Any, folder: Path) -> Any:
-    """A tokenizer or scheduler of class `kind` from `folder`. Raises WeightsError where it is missing or damaged."""
+    """Load a tokenizer or scheduler of class `kind`. Raises WeightsError if the folder is missing or damaged."""
     if not folder.is_dir():
         raise WeightsError(f"{folder} is missing: the model isn't whole, or isn't of this kind")
     with _reading(folder):
@@ -91,8 +92,9 @@ def load_part(kind: Any, folder: Path) -> Any:
 
 @contextmanager
 def _reading(folder: Path) -> Iterator[None]:
-    """Turn failures into one WeightsError. The libraries' bars and reports are silent meanwhile: unset weights are an
-    error of ours, and an LM head that is left out on purpose is no news.
+    """Turn failures into a WeightsError, and silence the libraries' progress bars and reports meanwhile.
+
+    Of these reports only missing weights matter, and `load_frozen` raises for them. An LM head left out is intended.
     """
     quiet = transformers.utils.logging, diffusers.utils.logging
     before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in quiet]

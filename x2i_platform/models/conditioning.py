@@ -1,4 +1,4 @@
-"""What the DiT takes from a prompt, whoever made it: FLUX's own text encoders, or AlignNet.
+"""The conditioning that the DiT takes from a prompt. FLUX's text encoders or AlignNet make it.
 
 Shape suffixes: B batch, T text tokens, E prompt width, P pooled width.
 """
@@ -14,6 +14,6 @@ class Conditioning(NamedTuple):
     """The two text conditionings of FLUX."""
 
     prompt_embeds_BTE: Tensor
-    """T5's tokens, padded to T without an attention mask, or AlignNet's in their place."""
+    """T5's tokens, padded to T without an attention mask, or AlignNet's tokens in their place."""
     pooled_BP: Tensor
     """CLIP's pooled vector, or AlignNet's."""

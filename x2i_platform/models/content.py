@@ -1,7 +1,7 @@
 """The identity of a folder's weights: one hash over all bytes of all its files.
 
-Weights are large and seldom change, so a file's hash is cached with the file's size and times. Invariants: a file that
-was written since is read again; a damaged or lost cache entry costs only time.
+Weights are large and seldom change, so each file's hash is kept in the cache folder with the file's size and times.
+Invariants: a file that has changed since is hashed again; a damaged or lost cache entry costs only time.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from x2i_platform.cache import cache_folder
 from x2i_platform.files import publish
 
 LOADED = (".safetensors", ".json", ".txt", ".model", ".jinja")
-"""Kinds of files that models are loaded from."""
+"""Endings of the files that models are loaded from."""
 WORTH_KEEPING_BYTES = 2**20
 WORTH_SAYING_BYTES = 2**30
 SETTLED_S = 2.0
-"""Seconds after which a file's times are trusted: a file may be written twice without a change of its times."""
+"""A file written less than this ago may be written again without its times changing, so its hash is not kept."""
 log = logging.getLogger(__name__)
 
 
 def content_digest(folder: Path) -> str:
-    """SHA-256 over names, sizes and contents of a folder's files."""
+    """Return the SHA-256 over names, sizes and contents of a folder's files."""
     paths = sorted(_loaded_files(folder), key=lambda path: path.relative_to(folder).as_posix())
     total = hashlib.sha256()
     for path, digest in zip(paths, _digests(folder, paths), strict=True):
@@ -38,17 +38,18 @@ def content_digest(folder: Path) -> str:
 
 
 def _loaded_files(folder: Path) -> Iterator[Path]:
-    """Files of the kinds that models are loaded from, outside hidden folders; linked folders are entered."""
+    """Yield the files that models are loaded from. Follows links to folders; skips hidden files and folders."""
     entered = {folder.resolve()}
     for parent, folders, names in os.walk(folder, followlinks=True):
         below = {name: Path(parent, name).resolve() for name in folders if not name.startswith(".")}
-        # A link to a folder that was already visited adds nothing, and may form a circle.
+        # Skip a folder that was entered already: a link to it adds no file and may lead in a circle.
         folders[:] = [name for name, place in below.items() if place not in entered]
         entered |= set(below.values())
         yield from (Path(parent, name) for name in names if name.endswith(LOADED) and not name.startswith("."))
 
 
 def _digests(folder: Path, paths: Sequence[Path]) -> list[str]:
+    """Return each file's SHA-256; files that haven't changed since are not read again."""
     notes = cache_folder() / "hashes" / f"{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()}.json"
     known = _read(notes)
     marks = {path: _mark(path) for path in paths}
@@ -67,12 +68,14 @@ def _digests(folder: Path, paths: Sequence[Path]) -> list[str]:
         and time.time() - path.stat().st_ctime > SETTLED_S
     }
     if any(path.stat().st_size >= WORTH_KEEPING_BYTES for path in unread):
-        _write(notes, settled)
+        with suppress(OSError):  # a hash that can't be kept is computed again next time
+            notes.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            publish(notes, json.dumps(settled).encode())
     return [found[path] for path in paths]
 
 
 def _mark(path: Path) -> str:
-    """A value that changes whenever a file's content does. Nobody can set the time of a file's last status change."""
+    """Return a text that changes whenever the file's content does. The ctime in it can't be set by a user."""
     status = path.stat()
     return f"{path} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {status.st_ino}"
 
@@ -88,10 +91,3 @@ def _read(notes: Path) -> dict[str, str]:
         if isinstance(content, dict):
             return {key: value for key, value in content.items() if isinstance(value, str)}
     return {}
-
-
-def _write(notes: Path, digests: dict[str, str]) -> None:
-    """Save the hashes. If the disk refuses, they are computed again next time."""
-    with suppress(OSError):
-        notes.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        publish(notes, json.dumps(digests).encode())

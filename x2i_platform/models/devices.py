@@ -1,4 +1,4 @@
-"""Chooses the device of a model."""
+"""Choice of the device that a model runs on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import torch
 from x2i_platform.errors import ClusterError, StoreError, WeightsError
 
 NOT_A_ROWS_FAULT = (WeightsError, StoreError, torch.AcceleratorError, OSError)
-"""Errors that the next row would meet too: a model, a disk or a device is broken, and work must stop."""
+"""Errors of a broken model, disk or device. The next row would fail too, so the work must stop."""
 
 
 def choose_device(num_gpus: float) -> str:
-    """The GPU that was asked for, or the CPU. Raises ClusterError if PyTorch sees no GPU where one was asked for."""
+    """Return `cuda` if GPUs are asked for, else `cpu`. Raises ClusterError if PyTorch sees no GPU."""
     if num_gpus == 0:
         return "cpu"
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Sizes of the networks. Imports no torch."""
+"""Sizes of the networks, for plans. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from x2i_platform.errors import ConfigError
 from x2i_platform.models.taps import flux_tap_names
 
 DEFAULT_T5_HEAD_DIM = 128
-"""Width of a head in AlignNet's optional T5 stack, if a recipe gives neither width nor number of heads."""
+"""Head width of AlignNet's optional T5 stack if a recipe sets neither the width nor the number of heads."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class DiTDims:
     pooled_dim: int = 768
     guidance_embeds: bool = True
     latent_scale: int = 8
-    """Pixels a side that one latent covers; a token covers 2 x 2 latents."""
+    """Side of one latent in pixels; a token covers 2 x 2 latents."""
 
     @property
     def tap_names(self) -> tuple[str, ...]:
         return flux_tap_names(num_double=self.num_double, num_single=self.num_single)
 
     def num_image_tokens(self, resolution: int) -> int:
-        """Tokens of a square canvas of `resolution` pixels a side: 4096 at 1024."""
+        """Return the number of tokens of a square canvas with a side of `resolution` pixels: 4096 for 1024."""
         return (resolution // (2 * self.latent_scale)) ** 2
 
 
@@ -43,7 +43,7 @@ class T5Dims:
     d_model: int = 4096
     d_ff: int = 10240
     attention_dim: int = 4096
-    """Heads times their width."""
+    """Number of heads times head width."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,15 @@ class MLLMDims:
 
     @property
     def num_states(self) -> int:
-        """Hidden states a token, the embedding output among them: C of AlignNet."""
+        """Hidden states per token, with the embedding output: AlignNet's C."""
         return self.num_layers + 1
 
 
 def t5_attention(config: AlignNetConfig, *, hidden_size: int) -> tuple[int, int]:
-    """Heads of the optional T5 stack and the width of each. Raises ConfigError for heads that don't divide the width.
+    """Return number and width of the optional T5 stack's heads.
 
-    Together they may be wider than the hidden states: the released stack for Qwen2.5-VL-3B has 28 × 128 on 2048.
+    The product may exceed the hidden width: the released stack for Qwen2.5-VL-3B has 28 × 128 on 2048. Raises
+    ConfigError for a number of heads that doesn't divide the hidden width, if no head width is given.
     """
     heads, width = config.t5_heads, config.t5_head_dim
     if heads is None:

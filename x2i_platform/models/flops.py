@@ -1,9 +1,9 @@
-"""Floating-point operations of every network, from its sizes: matrix products only, 2 for each multiply-add.
+"""Floating-point operations of every network of a run, computed from sizes alone. Imports no torch.
 
-Norms, softmaxes and activations are left out: under 1 % at these widths. Attention counts every pair of tokens, because
-the kernels in use compute it. Backward passes are those to activations, because the DiT's weights are frozen: one
-product of the size of the forward's for each linear layer, two for each of attention's two. Gradient checkpointing
-costs one more forward. Imports no torch.
+A multiply-add counts as 2. Only matrix products count: norms, softmaxes and activations are under 1 % at these widths.
+Attention counts every pair of tokens, as the kernels in use compute it. The DiT's weights are frozen, so its backward
+pass only computes gradients of activations: as many operations as the forward pass for a linear layer, twice as many
+for attention. With gradient checkpointing a backward pass costs one more forward pass.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from x2i_platform.config import AlignNetConfig
 from x2i_platform.models.dims import DiTDims, MLLMDims, T5Dims, t5_attention
 
 CONV_KERNEL = 5
-"""Side of AlignNet's fusing convolution."""
+"""Kernel side of AlignNet's fusion convolution."""
 TIME_CHANNELS = 256
 """Width of FLUX's sinusoidal embedding of time and guidance."""
 
 
 def dit_forward(dims: DiTDims, *, image_tokens: int, text_tokens: int) -> int:
-    """One DiT evaluation of one sample: 74.4 TFLOP for FLUX.1 on 4096 + 512 tokens."""
+    """Return the FLOPs of one DiT forward on one sample: 74.4 TFLOP for FLUX.1 on 4096 + 512 tokens."""
     embedders = image_tokens * _linear(dims.in_channels, dims.inner_dim)
     embedders += (1 + dims.guidance_embeds) * _mlp(TIME_CHANNELS, dims.inner_dim)
     linear = _dit_linear(dims, image_tokens=image_tokens, text_tokens=text_tokens)
@@ -26,24 +26,23 @@ def dit_forward(dims: DiTDims, *, image_tokens: int, text_tokens: int) -> int:
 
 
 def dit_backward_to_activations(dims: DiTDims, *, image_tokens: int, text_tokens: int) -> int:
-    """The backward pass from the velocity to prompt embeds and pooled, of one sample: 89.2 TFLOP for FLUX.1 on 4096 +
-    512 tokens.
+    """Return the FLOPs of one DiT backward from the velocity to the conditioning, for one sample.
 
-    A loss on the taps alone skips what follows the last tap, under 1 % of this.
+    It is 89.2 TFLOP for FLUX.1 on 4096 + 512 tokens. A loss on the taps skips the layers after the last tap, under 1 %.
     """
     linear = _dit_linear(dims, image_tokens=image_tokens, text_tokens=text_tokens)
     return linear + 2 * _dit_attention(dims, tokens=image_tokens + text_tokens)
 
 
 def t5_forward(dims: T5Dims, *, tokens: int) -> int:
-    """The T5 encoder on one caption. CLIP's 0.01 TFLOP beside it is left out."""
+    """Return the FLOPs of the T5 encoder on one caption. CLIP's 0.01 TFLOP is left out."""
     projections = 4 * _linear(dims.d_model, dims.attention_dim)
     gated_mlp = 3 * _linear(dims.d_model, dims.d_ff)
     return dims.num_layers * (tokens * (projections + gated_mlp) + _attention(tokens, width=dims.attention_dim))
 
 
 def mllm_prefill(dims: MLLMDims, *, tokens: int) -> int:
-    """The MLLM's language model on one prompt of `tokens` tokens, without its LM head."""
+    """Return the FLOPs of the MLLM's language model on one prompt of `tokens` tokens, without its LM head."""
     width = dims.num_heads * dims.head_dim
     projections = 2 * _linear(dims.hidden_size, width)
     projections += 2 * _linear(dims.hidden_size, dims.num_kv_heads * dims.head_dim)
@@ -52,15 +51,18 @@ def mllm_prefill(dims: MLLMDims, *, tokens: int) -> int:
 
 
 def mllm_answer(dims: MLLMDims, *, prompt_tokens: int, answer_tokens: int) -> int:
-    """The MLLM answers one prompt token by token, and then runs once over prompt and answer for the hidden states;
-    without its LM head, as in `mllm_prefill`.
+    """Return the FLOPs of the MLLM's answer to one prompt, without its LM head.
+
+    The model runs twice: once token by token, and once over prompt and answer for the hidden states.
     """
     return 2 * mllm_prefill(dims, tokens=prompt_tokens + answer_tokens)
 
 
 def alignnet(config: AlignNetConfig, *, mllm: MLLMDims, dit: DiTDims, tokens: int) -> int:
-    """AlignNet's forward on one sample of `tokens` tokens, padding included; its backward, to weights, costs twice that
-    (less the first layer's gradient to its input)."""
+    """Return the FLOPs of AlignNet's forward on one sample of `tokens` tokens, padding included.
+
+    Its backward costs twice that, less the gradient of the first layer's input.
+    """
     states, hidden = mllm.num_states, mllm.hidden_size
     fusion = tokens * hidden * _linear(states * CONV_KERNEL**2, 1) if config.fusion == "conv" else 0
     projector = tokens * (_linear(hidden, dit.joint_dim) + _linear(dit.joint_dim, dit.joint_dim))
@@ -71,7 +73,7 @@ def alignnet(config: AlignNetConfig, *, mllm: MLLMDims, dit: DiTDims, tokens: in
 
 
 def _dit_linear(dims: DiTDims, *, image_tokens: int, text_tokens: int) -> int:
-    """Every linear layer through which the conditioning reaches the velocity."""
+    """Return the FLOPs of every linear layer between the conditioning and the velocity."""
     width, tokens = dims.inner_dim, image_tokens + text_tokens
     # A block is 4 w² of attention and 8 w² of MLP a token; a single block spends the same in two fused layers.
     blocks = (dims.num_double + dims.num_single) * tokens * 12 * _linear(width, width)
@@ -93,5 +95,5 @@ def _mlp(inputs: int, width: int) -> int:
 
 
 def _attention(tokens: int, *, width: int) -> int:
-    """Scores and their product with the values."""
+    """Return the FLOPs of the scores and of their product with the values."""
     return 2 * _linear(tokens, tokens) * width

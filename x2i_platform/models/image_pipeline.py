@@ -1,4 +1,4 @@
-"""Conditioning becomes images: diffusers' FluxPipeline without its text encoders.
+"""Generates images from conditioning with diffusers' FluxPipeline, without its text encoders.
 
 Shape suffixes: B batch, T text tokens, E prompt width, P pooled width.
 """
@@ -21,7 +21,7 @@ from x2i_platform.models.weights import locate
 
 
 class ImagePipeline:
-    """A DiT, its scheduler and its VAE, ready to draw."""
+    """A DiT with its scheduler and its VAE."""
 
     def __init__(self, pipeline: diffusers.FluxPipeline) -> None:
         pipeline.set_progress_bar_config(disable=True)
@@ -29,7 +29,7 @@ class ImagePipeline:
 
     @classmethod
     def load(cls, config: TeacherConfig, *, device: str = "cpu") -> Self:
-        """Raises WeightsError where a component of `config.model` is missing or damaged."""
+        """Load the components. Raises WeightsError if one of `config.model` is missing or damaged."""
         folder = locate(config.model, revision=config.revision)
         transformer, vae = (
             load_frozen(kind, folder / name, dtype=config.dtype, device=device)
@@ -50,15 +50,16 @@ class ImagePipeline:
         return cls(pipeline)
 
     def teacher(self, config: TeacherConfig) -> Teacher:
-        """The same DiT, as distillation uses it. Raises ConfigError on a canvas it can't draw."""
+        """Return the same DiT as a `Teacher`. Raises ConfigError for a resolution that doesn't fit it."""
         return Teacher(self._pipeline.transformer, config=config, latent_scale=self._pipeline.vae_scale_factor)
 
     def generate(
         self, prompt_embeds_BTE: Tensor, *, pooled_BP: Tensor, seeds: Sequence[int], settings: GenerateConfig
     ) -> list[Image.Image]:
-        """One RGB image of `settings.width` x `settings.height` pixels a prompt, of any number of text tokens.
+        """Generate one RGB image of `settings.width` x `settings.height` pixels per prompt.
 
-        Each image's noise comes from its own seed, on the CPU, so it is the same on every device and in every batch.
+        Prompts may have any number of text tokens. Each image's noise is drawn from its own seed on the CPU, so it is
+        the same on every device and in every batch.
         """
         unit = 2 * self._pipeline.vae_scale_factor
         if settings.width % unit or settings.height % unit:

@@ -1,8 +1,8 @@
-"""A frozen multimodal LLM turns prompts into the hidden states of all its layers, which AlignNet reads.
+"""Computes the hidden states of all layers of a frozen multimodal LLM, which AlignNet reads.
 
-That is one prefill over the prompt, without the LM head, or over the prompt and the model's own answer to it. By
-default only valid positions are returned, because values at padded positions differ between versions and attention
-kernels. The states of a prompt are, up to rounding, the same in every batch.
+They come from one prefill over the prompt, or over the prompt and the model's own answer to it, without the LM head.
+By default only valid positions are returned, because values at padded positions differ between versions and attention
+kernels. Up to rounding, a prompt's states do not depend on the other prompts of its batch.
 
 Shape suffixes: B batch, C layers + 1 (the embedding output first, the last after the final norm), S tokens, H width.
 """
@@ -27,7 +27,7 @@ from x2i_platform.models.weights import locate
 
 
 class PromptTooLong(InputError):  # noqa: N818
-    """A prompt of more tokens than the recipe allows; `index` is its place in the batch."""
+    """A prompt has more tokens than the recipe allows; `index` is its place in the batch."""
 
     def __init__(self, message: str, *, index: int) -> None:
         super().__init__(message)
@@ -40,17 +40,16 @@ class Answer:
 
     text: str
     states_CSH: Tensor
-    """Hidden states of the answer's tokens, the one that ends it included."""
+    """Hidden states of the answer's tokens, with the end token."""
     ended: bool
-    """False where `answer_tokens` cut it off."""
+    """False if `answer_tokens` cut it off."""
 
 
 def caption_tokens(config: MLLMConfig) -> Callable[[str, int], int]:
-    """Returns a function that counts a caption's tokens in the recipe's templates, without the model: `count(caption,
-    limit)`.
+    """Return a function `count(caption, limit)` that counts a caption's tokens in the recipe's templates.
 
-    If the caption's number of bytes shows that it is within the limit, it returns an upper bound without tokenizing.
-    Raises as `MLLM.load` does; the function raises InputError for a caption that can't be read.
+    It needs no model. If a caption is short enough in bytes, the function returns an upper bound without tokenizing;
+    it raises InputError for a caption that can't be read. This function itself raises like `MLLM.load`.
     """
     folder = locate(config.model, revision=config.revision)
     _family(read_config(folder), model=config.model)
@@ -59,14 +58,14 @@ def caption_tokens(config: MLLMConfig) -> Callable[[str, int], int]:
 
     def count(caption: str, limit: int) -> int:
         text = config.template.format(caption=caption)
-        at_most = around + len(text.encode())  # no token is less than a byte
+        at_most = around + len(text.encode())  # every token has at least one byte
         return at_most if at_most <= limit else len(text_inputs(Prompt.of(text), tokenizer=tokenizer).ids)
 
     return count
 
 
 class MLLM:
-    """A model without its LM head, its tokenizer, and the template around captions."""
+    """A model without its LM head, with its tokenizer and the recipe's caption template."""
 
     def __init__(self, model: Any, *, tokenizer: Any, family: Family, config: MLLMConfig) -> None:
         self.model = model
@@ -78,7 +77,7 @@ class MLLM:
 
     @classmethod
     def load(cls, config: MLLMConfig, *, device: str = "cpu") -> Self:
-        """Raises WeightsError on a missing or damaged folder, an unsupported family, or no chat template."""
+        """Load the model. Raises WeightsError for a missing or damaged folder, unknown family or no chat template."""
         folder = locate(config.model, revision=config.revision)
         family = _family(read_config(folder), model=config.model)
         tokenizer = load_part(transformers.AutoTokenizer, folder)
@@ -102,10 +101,9 @@ class MLLM:
         return int(self.model.config.get_text_config().hidden_size)
 
     def tokenize(self, prompts: Sequence[str | Prompt]) -> list[Tensor]:
-        """Token ids `(S,)` of each prompt in the chat template, up to where the answer would begin.
+        """Return each prompt's token ids `(S,)` in the chat template, up to the start of the answer.
 
-        A `str` is a caption and goes through the recipe's template; a `Prompt` is taken as it stands. Raises
-        PromptTooLong.
+        A `str` is a caption and goes through the recipe's template; a `Prompt` is used unchanged. Raises PromptTooLong.
         """
         return [each.ids for each in self._read(prompts, limit=self._config.max_tokens)]
 
@@ -113,12 +111,11 @@ class MLLM:
     def encode(
         self, prompts: Sequence[str | Prompt], *, states: States = "prompt", pad_to: int | None = None
     ) -> list[Tensor]:
-        """Hidden states `(C, S, H)` of each prompt, in the model's dtype on its device. Raises PromptTooLong.
+        """Return each prompt's hidden states `(C, S, H)`, in the model's dtype on its device.
 
-        With states `answer` they are those of `answers`.
-
-        With `pad_to`, S is that number for every prompt and what the model leaves at the padded positions, on the left,
-        is given too, as the reference code feeds it to AlignNet; a prompt above `pad_to` is too long.
+        With states `answer` they are those of `answers`. With `pad_to`, every prompt is padded on the left to S =
+        `pad_to`, and the states at padded positions are returned too, as the reference code feeds them to AlignNet.
+        Raises PromptTooLong, with `pad_to` also for a longer prompt.
         """
         if states == "answer":
             return [answer.states_CSH for answer in self.answers(prompts)]
@@ -127,10 +124,11 @@ class MLLM:
 
     @torch.no_grad()
     def answers(self, prompts: Sequence[str | Prompt]) -> list[Answer]:
-        """The model's answer to each prompt, by greedy decoding. Raises PromptTooLong."""
+        """Return the model's greedy answer to each prompt. Raises PromptTooLong."""
         inputs = self._read(prompts, limit=self._config.max_tokens)
         if not inputs:
             return []
+        # First the answer token by token, then one prefill over prompt and answer for the hidden states of all layers.
         ids = self._answer_ids(inputs)
         answered = [prompt.answered(answer) for prompt, answer in zip(inputs, ids, strict=True)]
         states = self._states(answered, kept=[len(answer) for answer in ids], pad_to=None)
@@ -145,29 +143,31 @@ class MLLM:
         ]
 
     def _states(self, inputs: list[Inputs], *, kept: Sequence[int], pad_to: int | None) -> list[Tensor]:
-        """States of the last `kept` tokens of each prompt, or of all `pad_to` positions."""
-        # With causal attention, padding on the right doesn't change a prompt's states, so any id will do. The reference
-        # the left, with the tokenizer's own token, whose states it feeds on.
+        """Return the hidden states of each prompt's last `kept` tokens, or of all `pad_to` positions."""
+        # With causal attention a prompt's states do not depend on tokens to its right, so any id can pad there. The
+        # reference pads on the left with the tokenizer's pad token, and AlignNet reads the states at those positions.
         filler = self.tokenizer.pad_token_id or 0 if pad_to else 0
         output = self.model(
             **self._on_device(collate(inputs, size=pad_to, left=pad_to is not None, filler=filler)),
             use_cache=False,
             output_hidden_states=True,
         )
+        # The states to return: all positions of a prompt padded on the left, else its last `kept` tokens.
         ends = [pad_to or len(each.ids) for each in inputs]
         starts = [0 if pad_to else end - count for end, count in zip(ends, kept, strict=True)]
+        # C times (B, S, H) -> one (C, S_i, H) per prompt.
         return [
             torch.stack([layer_BSH[row, start:end] for layer_BSH in output.hidden_states])
             for row, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
 
     def _answer_ids(self, inputs: list[Inputs]) -> list[Tensor]:
-        """Greedy answers, each up to and including the token that ends it."""
+        """Generate greedy answers; return the ids of each up to its end token, which is included."""
         model = self._with_head()
         filler = self.tokenizer.pad_token_id or 0
         batch = self._on_device(collate(inputs, left=True, filler=filler))
         limit = self._config.answer_tokens
-        # A placeholder in an answer would ask for pixels that nobody gave.
+        # Suppress image and video placeholders: in an answer they would have no pixels.
         names = ("image_token_id", "video_token_id")
         placeholders = [found for name in names if (found := getattr(model.config, name, None)) is not None]
         made = model.generate(
@@ -177,6 +177,7 @@ class MLLM:
             pad_token_id=filler,
             suppress_tokens=placeholders or None,
         )
+        # The output repeats the prompt, padded on the left; an answer starts after it.
         ends = self._end_tokens()
         answers = [row[batch["input_ids"].shape[1] :].cpu() for row in made]
         # Shorter answers of a batch are padded after their end.
@@ -188,7 +189,7 @@ class MLLM:
         return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
 
     def _with_head(self) -> Any:
-        """This model with its LM head, which is loaded when the first answer is asked for."""
+        """Return this model with its LM head, whose weights are loaded for the first answer."""
         if self._whole is None:
             folder = locate(self._config.model, revision=self._config.revision)
             self._whole = load_head(getattr(transformers, self._family.whole), folder, below=self.model)
@@ -211,7 +212,7 @@ class MLLM:
                 inputs = media_inputs(prompt, processor=self._processor(), template=template)
             else:
                 inputs = text_inputs(prompt, tokenizer=self.tokenizer)
-        except ValueError as error:  # a special token that the vocabulary spells no other way
+        except ValueError as error:  # a special token that the vocabulary can't spell as text
             raise InputError(f"prompt {shown(prompt.text)} can't be read: {error}") from error
         count, media = len(inputs.ids) - inputs.num_media_tokens, inputs.num_media_tokens
         if count > limit:
@@ -224,7 +225,7 @@ class MLLM:
         return inputs
 
     def _processor(self) -> Any:
-        """The processor of images and videos; loaded when the first one comes."""
+        """Return the processor of images and videos, which is loaded for the first of them."""
         if not self._family.token_types:
             raise InputError(f"MLLM '{self._config.model}' takes text only, not images or videos")
         if self._loaded_processor is None:

@@ -1,11 +1,11 @@
-"""The model folder, which is what this platform makes: plain files, written and read only here.
+"""The model folder, the product of this platform. Only this module reads and writes its plain files.
 
     alignnet.safetensors   AlignNet's weights
-    config.json            its shape: the recipe's section `alignnet`, and the sizes that the two models decide
-    recipe.json            the recipe, which names the MLLM and the DiT, and the settings of generation
+    config.json            its shape: the recipe's section `alignnet`, and the sizes that follow from the two models
+    recipe.json            the recipe, which names the MLLM and the DiT and sets how to generate
     README.md              the model card, in a registered version
 
-Imports no torch until weights are asked for: the registry needs the names alone.
+It imports no torch until weights are needed, because the registry only needs the names.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def save_model(alignnet: AlignNet, folder: Path, *, recipe: Recipe) -> None:
 
 
 def write_recipe(recipe: Recipe, folder: Path) -> None:
-    """Write the recipe alone."""
+    """Write only the recipe."""
     (folder / RECIPE_FILE).write_text(recipe.model_dump_json(indent=1), encoding="utf-8")
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """The recipe a model folder was trained by. Raises WeightsError if it is missing or not a recipe."""
+    """Read the recipe that a model folder was trained with. Raises WeightsError if it is missing or not a recipe."""
     path = folder / RECIPE_FILE
     try:
         return Recipe.model_validate_json(path.read_text(encoding="utf-8"))
@@ -61,7 +61,7 @@ def read_recipe(folder: Path) -> Recipe:
 def save_alignnet(alignnet: AlignNet, folder: str | Path) -> Path:
     """Write `alignnet.safetensors` and `config.json` into a folder, and return the folder.
 
-    The config is removed first and written last: a folder whose writing was cut short has none, and is refused.
+    The config is removed first and written last, so a folder whose writing was cut short has none and is refused.
     """
     from safetensors.torch import save_file
 
@@ -77,7 +77,7 @@ def save_alignnet(alignnet: AlignNet, folder: str | Path) -> Path:
 
 
 def load_alignnet(folder: str | Path, *, device: str | torch.device = "cpu") -> AlignNet:
-    """Read what `save_alignnet` wrote, in evaluation mode. Raises WeightsError naming the file that is wrong."""
+    """Load what `save_alignnet` wrote, in evaluation mode. Raises WeightsError that names the wrong file."""
     from x2i_platform.models.alignnet import AlignNetDims
     from x2i_platform.models.released import from_state, read_weights, tensors_of
 

@@ -1,4 +1,7 @@
-"""A prompt for an MLLM: one user turn of content parts in order: text, images and videos."""
+"""Prompts for an MLLM: text, images and videos in order, as one user turn.
+
+Audio would be one more part type here and one more branch in `_content` and `media_inputs`.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +19,23 @@ from x2i_platform.media.clips import Video
 Part = str | Image.Image | Video
 
 AS_TEXT: dict[str, Any] = {"tokenize": True, "add_generation_prompt": True, "sanitize_control_tokens": True}
-"""Options of a chat template. Only special tokens that the template itself writes count: `<|im_end|>` in a caption
-is text."""
+"""Only special tokens that the template writes count as such: `<|im_end|>` in a caption is plain text."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """One user turn. A caption becomes one through the recipe's template."""
+    """One complete user turn. The recipe's template turns a caption into one."""
 
     parts: tuple[Part, ...]
 
     @classmethod
     def of(cls, *parts: Part) -> Self:
-        """The parts in order."""
+        """Make a prompt of these parts, in order."""
         return cls(parts)
 
     @property
     def text(self) -> str:
-        """The words alone; for a prompt without words its kinds of media, such as `[image]`."""
+        """The text parts, or without any the kinds of the parts, such as `[image]`."""
         words = [part for part in self.parts if isinstance(part, str)]
         return " ".join(words) or " ".join("[video]" if isinstance(part, Video) else "[image]" for part in self.parts)
 
@@ -43,11 +45,11 @@ class Prompt:
         return tuple(part for part in self.parts if not isinstance(part, str))
 
     def messages(self) -> list[dict[str, Any]]:
-        """The chat for a tokenizer's template; plain text if there is nothing else."""
+        """Return the messages for a tokenizer's chat template. A prompt of text alone has a plain string as content."""
         parts: list[Part] = []
         for is_text, run in itertools.groupby(self.parts, key=lambda part: isinstance(part, str)):
             alike = list(run)
-            # Neighbouring texts are joined; otherwise two of them could form a special token together.
+            # Join neighbouring texts first: two texts could make up a special token together.
             parts += ["".join(map(str, alike))] if is_text else alike
         if len(parts) == 1 and isinstance(parts[0], str):
             return [{"role": "user", "content": parts[0]}]
@@ -56,32 +58,32 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Model inputs of one prompt. `media` holds pixels and grids by the forward's argument names."""
+    """Model inputs of one prompt. `media` holds pixels and grids under the names of the forward's arguments."""
 
     ids: Tensor
-    """`(S,)`, placeholders of images and videos expanded."""
+    """Token ids `(S,)`, with the placeholders of images and videos expanded."""
     types: Tensor
-    """`(S,)`: text 0, image 1, video 2."""
+    """Token types `(S,)`: text 0, image 1, video 2."""
     media: dict[str, Tensor]
 
     @property
     def num_media_tokens(self) -> int:
-        """Tokens that stand for pixels."""
+        """Number of placeholder tokens of images and videos."""
         return int((self.types > 0).sum())
 
     def answered(self, answer: Tensor) -> Inputs:
-        """The prompt followed by an answer's ids."""
+        """Return the prompt with an answer's ids appended."""
         return Inputs(torch.cat([self.ids, answer]), torch.cat([self.types, torch.zeros_like(answer)]), self.media)
 
 
 def text_inputs(prompt: Prompt, *, tokenizer: Any) -> Inputs:
-    """A prompt without media, in the tokenizer's chat template."""
+    """Tokenize a prompt without media in the tokenizer's chat template."""
     ids = tokenizer.apply_chat_template(prompt.messages(), **AS_TEXT, return_dict=False, return_tensors="pt")[0]
     return Inputs(ids, torch.zeros_like(ids), {})
 
 
 def media_inputs(prompt: Prompt, *, processor: Any, template: str) -> Inputs:
-    """A prompt with its images and videos, in a chat template."""
+    """Tokenize a prompt with images or videos in a chat template, and preprocess its pixels."""
     videos = [part for part in prompt.parts if isinstance(part, Video)]
     kinds: dict[str, Any] = {"add_special_tokens": False}
     if videos:
@@ -105,12 +107,12 @@ def media_inputs(prompt: Prompt, *, processor: Any, template: str) -> Inputs:
 def collate(
     prompts: list[Inputs], *, size: int | None = None, left: bool = False, filler: int = 0
 ) -> dict[str, Tensor]:
-    """A batch: ids, attention mask and token types padded to the longest or to `size`, pixels one after the other."""
+    """Batch prompts: pad ids, mask and types to the longest or to `size`; concatenate pixels."""
     size = size or max(len(each.ids) for each in prompts)
     side = "left" if left else "right"
 
     def padded(rows: list[Tensor], value: int) -> Tensor:
-        extended = [*rows, rows[0].new_zeros(size)]  # so that every row reaches `size`
+        extended = [*rows, rows[0].new_zeros(size)]  # makes `pad_sequence` pad every row to `size`
         return pad_sequence(extended, batch_first=True, padding_value=value, padding_side=side)[:-1]
 
     batch = {
@@ -123,7 +125,7 @@ def collate(
 
 
 def _content(part: Part) -> dict[str, Any]:
-    """One part of a message, pixels included."""
+    """Return one part of a message as the chat template and the processor take it."""
     if isinstance(part, str):
         return {"type": "text", "text": part}
     if isinstance(part, Video):

@@ -1,7 +1,7 @@
-"""Reads and writes AlignNet in the layouts that X2I's authors released.
+"""Imports and exports AlignNet's weights in the layouts that X2I's authors released.
 
-Invariants: nothing is unpickled but tensors and plain values; a checkpoint is read whole or refused with the first
-thing wrong in it; dtypes and bits survive every round trip; a file appears under its name only when it is complete.
+Invariants: only tensors and plain values are unpickled; a checkpoint is imported whole or refused with its first
+error; dtypes and bits survive every round trip; a file appears under its name only when it is complete.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WRAPPERS = ("state_dict", "module", "model", "model_state_dict")
 """Names under which trainers keep a state dict."""
 MAX_WRAPPERS = 8
 ANCHOR = "mlp.layernorm.weight"
-"""A name that every AlignNet has, whatever its fusion; a prefix of it is a prefix of all names."""
+"""A parameter that every AlignNet has. Its prefix in a state dict is the prefix of all names."""
 
 StateDict = dict[str, Tensor]
 
@@ -44,7 +44,7 @@ _DAMAGED = (
     ArithmeticError,
     MemoryError,
 )
-"""Errors of torch and safetensors for files that are cut short or garbage, or pickles that run code."""
+"""Errors of torch and safetensors for a truncated file, for garbage, and for a pickle that would run code."""
 
 
 def import_checkpoint(
@@ -52,9 +52,9 @@ def import_checkpoint(
 ) -> tuple[AlignNetConfig, AlignNetDims, StateDict]:
     """Read a released AlignNet: `.bin` (a bare state dict), `.pt` (`{"config", "state_dict"}`) or `.safetensors`.
 
-    Fusion, sizes and the T5 stack are read off the tensors, and a `.pt`'s config must agree with them. `num_layers` (C)
-    is only needed for a bare checkpoint of fusion `mean`, which holds nothing of that size. The config says padding
-    `reference` with 512 tokens, as the releases were trained. Raises WeightsError for anything else.
+    Fusion, sizes and the T5 stack are inferred from the tensors; a `.pt`'s config must agree with them. `num_layers`
+    (C) is only needed for a bare checkpoint of fusion `mean`, because no tensor of it has that size. The returned
+    config has padding `reference`, as the releases were trained. Raises WeightsError for anything else.
     """
     path = Path(path)
     content = read_weights(path)
@@ -71,9 +71,9 @@ def import_checkpoint(
 def from_state(
     config: AlignNetConfig, *, dims: AlignNetDims, state: StateDict, source: str = "the state dict"
 ) -> AlignNet:
-    """An AlignNet with exactly these tensors, in evaluation mode; raises WeightsError if they don't fit.
+    """Build an AlignNet from these tensors, in evaluation mode. Raises WeightsError if they don't fit.
 
-    Keeps their dtype: call `.float()` to train one that was saved in bfloat16.
+    It keeps their dtype: call `.float()` to train one that was saved in bfloat16.
     """
     alignnet = _on_meta(config, dims=dims)
     _compare(alignnet, state=state, source=source)
@@ -90,7 +90,7 @@ def export_released(alignnet: AlignNet, path: str | Path) -> Path:
 
 
 def read_weights(path: Path) -> object:
-    """Content of a weights file through loaders that run no code."""
+    """Load a weights file with loaders that run no code."""
     if not path.is_file():
         raise WeightsError(f"no AlignNet weights at {path}: give a .bin, .pt or .safetensors file")
     try:
@@ -108,7 +108,7 @@ def read_weights(path: Path) -> object:
 
 
 def _unwrapped(content: object, *, path: Path) -> tuple[object, Mapping[str, Any]]:
-    """The state dict in what a trainer saved, and the config beside it; DeepSpeed keeps it under `module`."""
+    """Return the state dict inside a trainer's file, and the config beside it. DeepSpeed keeps it under `module`."""
     config: Mapping[str, Any] = {}
     for _ in range(MAX_WRAPPERS):
         if not isinstance(content, dict) or any(isinstance(value, Tensor) for value in content.values()):
@@ -126,7 +126,7 @@ def _unwrapped(content: object, *, path: Path) -> tuple[object, Mapping[str, Any
 
 
 def tensors_of(content: object, *, path: Path) -> StateDict:
-    """The state dict without prefixes of wrappers: `module.`, `_orig_mod.`, a trainer's attributes."""
+    """Return the state dict without a wrapper's prefix, such as `module.`, `_orig_mod.` or a trainer's attribute."""
     if not isinstance(content, dict) or not content:
         raise WeightsError(f"{path} holds {type(content).__name__}, not a state dict of AlignNet")
     state: StateDict = {}
@@ -142,7 +142,7 @@ def tensors_of(content: object, *, path: Path) -> StateDict:
 
 
 def _size(state: StateDict, key: str, *, axis: int, num_axes: int, path: Path) -> int:
-    """The size of one axis; the tensor must exist and have that many axes."""
+    """Return the size of one axis of a tensor that must exist and have `num_axes` axes."""
     if key not in state:
         raise WeightsError(f"{path} is not an AlignNet: it lacks {key!r}")
     if state[key].dim() != num_axes:
@@ -163,7 +163,7 @@ def _num_layers(state: StateDict, *, path: Path, otherwise: object) -> int:
 
 
 def _infer(state: StateDict, *, path: Path, num_layers: int) -> tuple[AlignNetConfig, AlignNetDims]:
-    """Config and sizes from the tensors' names and shapes."""
+    """Infer config and sizes from the tensors' names and shapes."""
     fusion: Fusion = "scale" if "cha_scale" in state else "conv" if "conv.weight" in state else "mean"
     blocks = {key.split(".")[2] for key in state if key.startswith("t5stack.block.")}
     dims = AlignNetDims(
@@ -183,7 +183,7 @@ def _infer(state: StateDict, *, path: Path, num_layers: int) -> tuple[AlignNetCo
 def _check_released_config(
     released: Mapping[str, Any], *, config: AlignNetConfig, dims: AlignNetDims, path: Path
 ) -> None:
-    """Check a `.pt`'s config against its tensors; only the config has the epsilon."""
+    """Require that a `.pt`'s config agrees with its tensors. Only the config holds the LayerNorm epsilon."""
     found = {
         "in_channels": dims.num_layers,
         "input_dim": dims.hidden_size,
@@ -206,7 +206,7 @@ def _on_meta(config: AlignNetConfig, *, dims: AlignNetDims) -> AlignNet:
 
 
 def _compare(alignnet: AlignNet, *, state: StateDict, source: str) -> None:
-    """Raise WeightsError unless names and shapes are equal and all tensors are floating point."""
+    """Require the same names and shapes, and floating point."""
     expected = alignnet.state_dict()
     if missing := sorted(expected.keys() - state.keys()):
         raise WeightsError(f"{source} is not this AlignNet: it lacks {', '.join(map(repr, missing[:3]))}")
@@ -221,7 +221,7 @@ def _compare(alignnet: AlignNet, *, state: StateDict, source: str) -> None:
 
 
 def portable(alignnet: AlignNet) -> StateDict:
-    """CPU tensors that own exactly their bytes, so that no file holds more than it shows."""
+    """Copy the weights to contiguous CPU tensors, so that no file holds bytes outside of them."""
     return {
         key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for key, tensor in alignnet.state_dict().items()

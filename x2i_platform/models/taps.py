@@ -1,8 +1,8 @@
-"""Captures the outputs of the DiT's attention modules, by name, while one forward runs.
+"""Records the outputs of the DiT's attention modules, by name, during one forward pass.
 
 Names follow the DiT from input to output: `double.0.image`, `double.0.text`, `double.1.image`, …, `single.0`, …: 76 at
-FLUX.1 size. Double blocks give two streams after their output projection and before the gate; single blocks give one
-joint stream, text tokens first, and have no output projection. Imports no torch, so a plan can count taps.
+FLUX.1 size. A double block gives two streams, taken after the output projection and before the gate. A single block
+gives one joint stream, text tokens first; it has no output projection. Imports no torch, so a plan can count taps.
 
 Shape suffixes of the tensors: (B batch, tokens, D channels).
 """
@@ -32,11 +32,11 @@ class Tap:
 
     name: str
     streams: tuple[Stream, ...]
-    """One stream for a double block; text and image, in that order, for a single block."""
+    """One for a double block; both for a single block, text tokens first."""
 
     @classmethod
     def named(cls, name: str) -> Tap:
-        """The tap of a name such as `double.0.image` or `single.3`."""
+        """Return the tap with a name such as `double.0.image` or `single.3`."""
         kind, _, rest = name.partition(".")
         stream = rest.rpartition(".")[2]
         if kind == "single":
@@ -44,44 +44,42 @@ class Tap:
         return cls(name, ("text",) if stream == "text" else ("image",))
 
     def num_tokens(self, *, text: int, image: int) -> int:
-        """Length of the token axis, given the lengths of the two streams (whole ones, or the tokens kept)."""
+        """Return the length of this tap's token axis, given the (kept) lengths of the two streams."""
         counts = {"text": text, "image": image}
         return sum(counts[stream] for stream in self.streams)
 
     def join(self, *, text: Tensor, image: Tensor) -> Tensor:
-        """Values of the two streams' tokens, `(…, tokens)`, in the order of this tap's axis."""
+        """Concatenate the two streams' values `(…, tokens)` in the order of this tap's axis."""
         import torch
 
         values = {"text": text, "image": image}
         return torch.cat([values[stream] for stream in self.streams], dim=-1)
 
     def positions(self, *, text_idx: Tensor, image_idx: Tensor, num_text: int) -> Tensor:
-        """Positions of tokens of the two streams, `(…, tokens)`, on this tap's axis: images follow `num_text` text
-        tokens.
-        """
+        """Map the streams' token indices, `(…, tokens)`, to this axis: images come after `num_text` of text."""
         return self.join(text=text_idx, image=image_idx + (num_text if "text" in self.streams else 0))
 
     def split(self, output_BND: Tensor, *, num_text: int) -> dict[Stream, Tensor]:
-        """The output of each stream."""
+        """Split an output into its streams."""
         if len(self.streams) == 1:
             return {self.streams[0]: output_BND}
         return {"text": output_BND[:, :num_text], "image": output_BND[:, num_text:]}
 
 
 def flux_tap_names(*, num_double: int, num_single: int) -> tuple[str, ...]:
-    """Every tap of a FLUX DiT with these numbers of blocks, in the order in which a forward reaches them."""
+    """Return all tap names of a FLUX DiT with this many blocks, in the order in which a forward reaches them."""
     double = (f"double.{block}.{stream}" for block in range(num_double) for stream in STREAMS)
     single = (f"single.{block}" for block in range(num_single))
     return (*double, *single)
 
 
 def tap_names(dit: FluxTransformer2DModel) -> tuple[str, ...]:
-    """Every tap of this DiT."""
+    """Return all tap names of this DiT."""
     return flux_tap_names(num_double=len(dit.transformer_blocks), num_single=len(dit.single_transformer_blocks))
 
 
 def select_taps(names: Sequence[str], choice: Literal["all", "double", "single"] | tuple[str, ...]) -> tuple[str, ...]:
-    """The chosen taps, each once, in the order of `names`. Raises ConfigError on an unknown name or an empty choice."""
+    """Return the chosen taps, each once, in the order of `names`. Raises ConfigError for an unknown or empty choice."""
     if isinstance(choice, str):
         chosen = {name for name in names if choice == "all" or name.startswith(f"{choice}.")}
     else:
@@ -96,11 +94,11 @@ def select_taps(names: Sequence[str], choice: Literal["all", "double", "single"]
 
 @contextmanager
 def attention_taps(dit: FluxTransformer2DModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Fill the yielded dict with the named attention outputs of the one forward of `dit` that runs inside.
+    """Fill the yielded dict with the named attention outputs of the one forward of `dit` in this context.
 
-    The tensors stay part of the autograd graph, so a loss on them may go backward inside the context or after it.
-    Gradient checkpointing runs the blocks, and so the hooks, again during the backward: only what is computed while
-    `dit` itself runs is kept. A second forward in one context raises RuntimeError instead of mixing two passes.
+    The tensors stay in the autograd graph, so a loss on them may go backward inside the context or after it. Gradient
+    checkpointing runs the blocks and their hooks again in the backward pass; those outputs are ignored. A second
+    forward in one context raises RuntimeError.
     """
     wanted = frozenset(select_taps(tap_names(dit), tuple(names)))
     captured: dict[str, Tensor] = {}

@@ -1,6 +1,6 @@
-"""The frozen DiT of teacher and student: noise and conditioning in, velocity out.
+"""The frozen DiT that teacher and student share: noise and conditioning in, velocity out.
 
-It computes one denoising step of `diffusers.FluxPipeline` at a given noise level; `taps.attention_taps` captures the
+It computes one denoising step of `diffusers.FluxPipeline` at a set noise level. `taps.attention_taps` records the
 outputs of its attention modules.
 
 Shape suffixes: B batch, N image tokens, C packed latent channels, T text tokens, E prompt width, P pooled width.
@@ -24,21 +24,23 @@ from x2i_platform.models.weights import locate
 
 
 class Teacher:
-    """A FLUX DiT on one square canvas, at one guidance. Without gradients of its own; gradients with
-    respect to the conditioning pass through it."""
+    """A FLUX DiT with one canvas size and one guidance.
+
+    Its weights are frozen; gradients with respect to the conditioning pass through it.
+    """
 
     def __init__(self, dit: diffusers.FluxTransformer2DModel, *, config: TeacherConfig, latent_scale: int) -> None:
-        """`latent_scale`: pixels a side that one latent of the pipeline's VAE covers, 8 for FLUX.1."""
+        """`latent_scale` is the side in pixels of one latent of the pipeline's VAE: 8 for FLUX.1."""
         if config.resolution % (2 * latent_scale):
             raise ConfigError(f"resolution {config.resolution} isn't a multiple of this model's {2 * latent_scale}")
         self.dit = dit
         self.config = config
         self.side = config.resolution // latent_scale
-        """Latents a side of the canvas; a token packs 2 x 2."""
+        """Side of the canvas in latents; a token packs 2 x 2 of them."""
 
     @classmethod
     def load(cls, config: TeacherConfig, *, device: str = "cpu") -> Self:
-        """Raises WeightsError where `config.model` isn't a whole FLUX pipeline, ConfigError on an unfit canvas."""
+        """Load the DiT. Raises WeightsError if `config.model` isn't a FLUX pipeline, ConfigError for a bad canvas."""
         folder = locate(config.model, revision=config.revision)
         vae = read_config(folder / "vae")
         dit = load_frozen(diffusers.FluxTransformer2DModel, folder / "transformer", dtype=config.dtype, device=device)
@@ -58,7 +60,7 @@ class Teacher:
 
     @property
     def inner_dim(self) -> int:
-        """Channels of every tap."""
+        """Number of channels of every tap."""
         return int(self.dit.inner_dim)
 
     @property
@@ -75,49 +77,52 @@ class Teacher:
         self.dit.enable_gradient_checkpointing()
 
     def noise(self, seeds: Sequence[int]) -> Tensor:
-        """Packed pure noise `(B, N, C)`, one canvas a seed, on the DiT's device in its dtype.
+        """Draw packed noise `(B, N, C)`, one canvas per seed, on the DiT's device in its dtype.
 
-        Drawn on the CPU in float32, so the same on every device and in every batch; in float32 it is what FluxPipeline
-        draws from `torch.Generator().manual_seed(seed)`.
+        It is drawn on the CPU in float32, so it is the same on every device and in every batch. In float32 it equals
+        what FluxPipeline draws from `torch.Generator().manual_seed(seed)`.
         """
         channels = self.dit.config.in_channels // 4
         shape = (1, channels, self.side, self.side)
         canvases = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        # 2 x 2 latents become one token: (B, C / 4, side, side) -> (B, N, C).
+        # (B, C / 4, side, side) -> (B, N, C): one token from each 2 x 2 latents.
         packed = diffusers.FluxPipeline._pack_latents(
             torch.cat(canvases), len(canvases), channels, self.side, self.side
         )
         return packed.to(self.dit.device, self.dit.dtype)  # type: ignore[no-any-return]
 
     def sigmas(self, seeds: Sequence[int]) -> Tensor:
-        """The noise level `(B,)` of each seed's canvas, one of the config's."""
+        """Return each seed's noise level `(B,)`, one of the config's."""
         return torch.tensor([self.config.sigmas[seed % len(self.config.sigmas)] for seed in seeds])
 
     @torch.no_grad()
     def canvas(self, seeds: Sequence[int], *, prompt_embeds_BTE: Tensor, pooled_BP: Tensor) -> Tensor:
-        """The latents `(B, N, C)` that the DiT is shown: noise of each seed; with `estimate`, the noise after one Euler
-        step under this conditioning to the seed's noise level, rounded to float16 as it is stored.
+        """Return the latents `(B, N, C)` that the DiT sees while it is tapped.
+
+        They are noise, or with `estimate` the result of one Euler step from that noise to the seed's noise level under
+        this conditioning, rounded to float16 as it is stored.
         """
         noise_BNC = self.noise(seeds)
         if self.config.canvas == "noise":
             return noise_BNC
-        # One Euler step of the flow from pure noise (sigma 1) to the seed's sigma: x + (sigma - 1) v.
+        # The teacher's first step starts at pure noise, sigma = 1.
         start_B = torch.ones(len(seeds))
         velocity_BNC = self.forward(prompt_embeds_BTE, pooled_BP=pooled_BP, latents_BNC=noise_BNC, sigma_B=start_B)
+        # Euler: x(sigma) = x(1) + (sigma - 1) v, one sigma per sample.
         step_B11 = (self.sigmas(seeds) - start_B)[:, None, None].to(noise_BNC)
         return (noise_BNC + step_B11 * velocity_BNC).half()
 
     def forward(self, prompt_embeds_BTE: Tensor, *, pooled_BP: Tensor, latents_BNC: Tensor, sigma_B: Tensor) -> Tensor:
-        """The velocity `(B, N, C)` at the config's guidance; any number of text tokens.
+        """Predict the velocity `(B, N, C)` at the config's guidance, for any number of text tokens.
 
-        Sigma only sets the DiT's time; the latents are the caller's. Guidance is passed only to a DiT that was
-        distilled with it.
+        `sigma_B` only sets the DiT's time input; the caller provides latents of that noise level. Guidance is passed
+        only to a DiT with a guidance embedding.
         """
         device, dtype = self.dit.device, self.dit.dtype
         batch, num_text = prompt_embeds_BTE.shape[:2]
         side = self.side // 2
         guided = self.dit.config.guidance_embeds
-        # The pipeline keeps time in thousandths and in the latents' dtype until here; so the rounding is the same.
+        # The pipeline keeps time times 1000 in the latents' dtype up to here. Doing the same gives the same rounding.
         time_B = (1000 * sigma_B).to(device, dtype) / 1000
         return self.dit(  # type: ignore[no-any-return]
             hidden_states=latents_BNC.to(device, dtype),

@@ -1,4 +1,4 @@
-"""FLUX's own two text encoders: captions become the conditioning the teacher was trained with.
+"""FLUX's two text encoders. They turn captions into the conditioning that the teacher was trained with.
 
 Shape suffixes: B batch, T text tokens, E prompt width, P pooled width.
 """
@@ -29,7 +29,7 @@ class TextEncoders:
 
     @classmethod
     def load(cls, config: TeacherConfig, *, device: str = "cpu") -> Self:
-        """Raises WeightsError where a text encoder or tokenizer of `config.model` is missing or damaged."""
+        """Load the encoders. Raises WeightsError if an encoder or tokenizer of `config.model` is missing or damaged."""
         folder = locate(config.model, revision=config.revision)
         clip, t5 = (
             load_frozen(kind, folder / name, dtype=config.dtype, device=device)
@@ -50,12 +50,12 @@ class TextEncoders:
         return cls(pipeline, config=config)
 
     def num_tokens(self, caption: str) -> int:
-        """T5's tokens of a caption, the one that ends it included; those above its text length are cut off."""
+        """Count a caption's T5 tokens, with the end token. `encode` cuts tokens above the text length."""
         return len(self._pipeline.tokenizer_2(as_text(caption, tokenizer=self._pipeline.tokenizer_2)).input_ids)
 
     @torch.no_grad()
     def encode(self, captions: Sequence[str]) -> Conditioning:
-        """`(B, T, E)` and `(B, P)`. Captions above T5's or CLIP's tokens are cut, as FLUX cuts them."""
+        """Encode captions to `(B, T, E)` and `(B, P)`. Captions over T5's or CLIP's length are cut, as FLUX does."""
         clip, t5 = (
             [as_text(caption, tokenizer=tokenizer) for caption in captions]
             for tokenizer in (self._pipeline.tokenizer, self._pipeline.tokenizer_2)
@@ -67,14 +67,14 @@ class TextEncoders:
 
 
 def as_text(caption: str, *, tokenizer: Any) -> str:
-    """The caption with every special token broken by a space after its first character: `< /s>` ends nothing.
+    """Return the caption with a space inside every special token, so `</s>` becomes the plain text `< /s>`.
 
-    The tokenizer's `split_special_tokens` is not enough: for T5's tokenizer `</s>` is also an entry of its vocabulary.
-    Text that only becomes a special token by normalization, such as fullwidth letters, counts too.
+    The tokenizer's `split_special_tokens` is not enough, because `</s>` is also a word of T5's vocabulary. Text that
+    only becomes a special token through the tokenizer's normalization, such as fullwidth letters, is split too.
     """
     normalizer = tokenizer.backend_tokenizer.normalizer
     normal = normalizer.normalize_str(caption) if normalizer else caption
     special = re.compile("|".join(map(re.escape, sorted(tokenizer.added_tokens_encoder, key=len, reverse=True))))
-    # The tokenizer looks for them before and after it normalizes.
+    # The tokenizer looks for special tokens before and after it normalizes.
     text = normal if special.search(normal) else caption
     return special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)

@@ -1,7 +1,7 @@
-"""Finds the folder of a model's weights, and a short text that identifies exactly those weights.
+"""Finds the folder of a model's weights, and the identity of those weights.
 
 Invariants: a model is a local folder, a `mini:` name or a Hugging Face hub id, tried in that order, and the local cache
-before the network; only files of the kinds in `LOADED` are ever downloaded or count, so no pickle and no code.
+is tried before the network; only files with the endings in `LOADED` are downloaded or count, so no pickle and no code.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ HUB_TIMEOUT_S = 10
 
 
 def locate(model: str, *, revision: str | None = None) -> Path:
-    """The folder of `model`: an existing local folder, a miniature, or a snapshot of the hub's.
+    """Return the folder of `model`: a local folder, a miniature, or a snapshot from the hub.
 
-    A complete snapshot in the Hugging Face cache is used without asking the hub; `revision` (branch, tag or commit)
-    counts for hub ids only. Raises WeightsError naming what was looked for and where.
+    A complete snapshot in the Hugging Face cache is used without asking the hub. `revision` (branch, tag or commit)
+    applies to hub ids only. Raises WeightsError that says what was looked for and where.
     """
     folder = _local_folder(model)
     if folder is None:
@@ -43,10 +43,10 @@ def locate(model: str, *, revision: str | None = None) -> Path:
 
 
 def identity(model: str, *, revision: str | None = None) -> str:
-    """A text that changes when the weights change, and not when they move: the model's part of a fingerprint.
+    """Return the model's part of a fingerprint: a text that changes with the weights, not with their place.
 
-    Hub ids: `id@commit`. Folders and miniatures: `sha256:` over names, sizes and contents; what was hashed once is
-    known until it is written again. Raises WeightsError.
+    It is `id@commit` for hub ids, and for folders and miniatures `sha256:` over names, sizes and contents. A file's
+    hash is reused until the file changes. Raises WeightsError.
     """
     if _local_folder(model) is not None:
         try:
@@ -60,7 +60,7 @@ def identity(model: str, *, revision: str | None = None) -> str:
 
 
 def missing_files(folder: Path) -> list[str]:
-    """Files that a diffusers or transformers folder lists but lacks: shards, a pipeline's parts, or any weights."""
+    """Return the missing files of a diffusers or transformers folder: shards, a pipeline's parts, or all weights."""
     pipeline = folder / "model_index.json"
     if not pipeline.is_file():
         return _missing_weights(folder) if (folder / "config.json").is_file() else ["config.json or model_index.json"]
@@ -89,7 +89,7 @@ def _read_json(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _local_folder(model: str) -> Path | None:
-    """The folder of a path or miniature; None for what can only be a hub id. Raises where a path leads nowhere."""
+    """Return the folder of a path or miniature, or None for a hub id. Raises WeightsError for a path to nothing."""
     if model.startswith(MINI_PREFIX):
         from x2i_platform.mini import checkpoints
 
@@ -103,18 +103,14 @@ def _local_folder(model: str) -> Path | None:
         return path.absolute()
     if is_file:
         raise WeightsError(f"model {model!r} is a file; give the folder that holds config.json or model_index.json")
-    if _is_hub_id(model):
+    # The hub's own rules for names: `name` or `owner/name`, of letters, digits and `-_.`.
+    if HUB_ID.fullmatch(model) and "--" not in model and ".." not in model:
         return None
     raise WeightsError(f"no model {model!r}: there is no folder {path.absolute()}, and it is no hub id (owner/name)")
 
 
-def _is_hub_id(model: str) -> bool:
-    """Whether a name is a valid hub id: `name` or `owner/name`, of letters, digits, `-_.`."""
-    return HUB_ID.fullmatch(model) is not None and "--" not in model and ".." not in model
-
-
 def _cached_snapshot(model: str, *, revision: str | None) -> Path | None:
-    """The snapshot folder of `revision` in the Hugging Face cache, if all of it is there."""
+    """Return the snapshot folder of `revision` in the Hugging Face cache if it is complete."""
     for name in ("model_index.json", "config.json"):
         file = try_to_load_from_cache(model, name, revision=revision)
         if isinstance(file, str):
@@ -136,13 +132,13 @@ def _download(model: str, *, revision: str | None) -> Path:
 
 
 def _ask_hub(model: str, *, revision: str | None) -> tuple[str, list[str]]:
-    """Commit and the files to fetch. Asked first because only this call takes a timeout for a silent hub."""
+    """Return the commit and the files to fetch. A separate call, because only it has a timeout for a silent hub."""
     try:
         info = HfApi().model_info(model, revision=revision, timeout=HUB_TIMEOUT_S)
     except (OSError, httpx2.HTTPError) as error:
         raise _unobtainable(model, revision=revision, error=error) from error
     names = [file.rfilename for file in info.siblings or [] if file.rfilename.endswith(LOADED)]
-    if "model_index.json" in names:  # FLUX.1 repeats its weights in the root in another format: 24 GB not wanted here
+    if "model_index.json" in names:  # FLUX.1 repeats its weights in the root, in another format: 24 GB not needed
         names = [name for name in names if "/" in name or not name.endswith(".safetensors")]
     return str(info.sha), names
 

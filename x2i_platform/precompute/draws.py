@@ -1,6 +1,6 @@
-"""Random choices for a sample: whose hidden states it stores, and which tokens are kept.
+"""Random draws for a sample: prompt or answer states, and the tokens that are kept.
 
-Invariant: every choice is a function of the sample's id and the recipe alone, so it is the same in every run.
+Invariant: every draw depends only on the sample's id and the recipe, so it is the same in every run.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from x2i_platform.features.schema import sample_seed
 
 
 def states_kind(sample_id: str, *, config: MLLMConfig) -> States:
-    """Whose states are stored for a caption; `mixed` decides by its id, so it is the same in every run."""
+    """Return whether a sample has prompt or answer states. With `mixed` its id decides."""
     if config.states != "mixed":
         return config.states
     return "answer" if sample_seed(sample_id, seed=0, purpose="states") % 2 else "prompt"
 
 
 def prompt_limit(sample_id: str, *, recipe: Recipe) -> int:
-    """Most tokens that a caption may have in the MLLM's template.
+    """Return the maximum number of a caption's tokens in the MLLM's templates.
 
-    That is what the MLLM is asked to take; if AlignNet learns from prompt states, also what the teacher takes.
+    It is `mllm.max_tokens`. If AlignNet learns from prompt states and pads, `teacher.text_tokens` is a limit too.
     """
     learns = states_kind(sample_id, config=recipe.mllm) == "prompt" and recipe.alignnet.padding != "none"
     return min(recipe.mllm.max_tokens, recipe.teacher.text_tokens) if learns else recipe.mllm.max_tokens
 
 
 def draw_tokens(sample_id: str, *, config: TargetsConfig, num_text: int, num_image: int) -> tuple[Tensor, Tensor]:
-    """Sorted indices of the text and of the image tokens kept for a sample, each drawn without replacement."""
+    """Draw the text and image tokens kept for a sample: two sorted index tensors, without replacement."""
     generator = torch.Generator().manual_seed(sample_seed(sample_id, seed=config.seed, purpose="tokens"))
 
     def draw(kept: int | str, total: int) -> Tensor:

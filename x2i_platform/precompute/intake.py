@@ -1,4 +1,4 @@
-"""Records become samples: every caption gets an id, duplicates are dropped, and each line is accounted for.
+"""Turns records into samples: gives each caption an id, drops duplicates and counts the outcomes.
 
 Imports no torch, so captions can be counted for a plan.
 """
@@ -24,19 +24,19 @@ class Intake:
     duplicates: int = 0
     refused: list[Row] = field(default_factory=list)
     samples: set[str] = field(default_factory=set)
-    """Ids of the distinct captions, new or already in the store."""
+    """Ids of the distinct captions read, whether or not the store had them."""
     new_samples: int = 0
     unfit: list[Row] = field(default_factory=list)
-    """Captions that a stage will quarantine, as far as it is known in advance."""
+    """Captions that are known to fail in a stage, which will quarantine them."""
 
     def require_captions(self, path: str) -> None:
-        """Raise InputError, with the first reasons, if there is not one caption."""
+        """Raise InputError, with the first reasons, if there is no caption."""
         if not self.samples:
             reasons = f": {self.first_reasons()}" if self.refused else ""
             raise InputError(f"captions '{path}' hold no caption in {self.lines} lines{reasons}")
 
     def first_reasons(self) -> str:
-        """The first few distinct reasons why records were refused, each with the place of its first record."""
+        """Return the first distinct reasons why records were refused, each with the place of its first record."""
         first: dict[str, Row] = {}
         for row in (*self.refused, *self.unfit):
             first.setdefault(row["reason"], row)
@@ -45,7 +45,7 @@ class Intake:
 
 
 def unique_samples(records: Iterable[Record], *, intake: Intake) -> Iterator[Row]:
-    """Rows for table `samples`, without duplicates; counts and refused records go to `intake`."""
+    """Yield a row of table `samples` for each distinct caption. Counts and bad records go to `intake`."""
     for record in records:
         intake.lines += 1
         if record.caption is None:
@@ -61,7 +61,7 @@ def unique_samples(records: Iterable[Record], *, intake: Intake) -> Iterator[Row
 
 @dataclass(frozen=True)
 class Counted:
-    """Distinct captions of some files."""
+    """Number and mean length of distinct captions."""
 
     rows: int
     mean_chars: float
@@ -70,7 +70,7 @@ class Counted:
 def count_captions(
     records: Iterable[Record], *, path: str, fault: Callable[[Row], str | None] | None = None
 ) -> tuple[Intake, Counted]:
-    """Count the distinct captions and the other lines; captions with a fault are listed in `unfit`.
+    """Count the distinct captions, the other lines, and the captions for which `fault` returns a reason.
 
     Raises InputError if there is no caption.
     """

@@ -1,15 +1,13 @@
-"""The three stages of precompute: each holds one frozen model and turns a planned shard into a committed one.
+"""The three stages of precompute. Each holds one frozen model and computes one table of a planned shard.
 
     samples ──► mllm
        └──────► text ──► targets
 
-With `mllm.states` other than `prompt` the three run one after another: if a sample's states are those of the MLLM's
-answer, its teacher reads that answer in place of the caption.
+With `mllm.states` other than `prompt` the order is mllm, text, targets: for a sample with answer states the teacher
+reads the MLLM's answer instead of the caption. A stage runs without Ray; `pipelines/precompute.py` has the actors.
 
-A stage is given a shard's number; tensors go straight from the model to the store. It runs without Ray, too.
-
-Invariants: a shard that is committed is not computed again; a row that fails is quarantined with its reason and its
-neighbours are kept; what is computed for a caption depends on the caption and the recipe alone.
+Invariants: a committed shard is not computed again; a row that fails is quarantined with its reason, and the other rows
+are kept; the result for a caption depends on the caption and the recipe alone.
 """
 
 from __future__ import annotations
@@ -40,20 +38,19 @@ from x2i_platform.precompute.draws import draw_tokens, states_kind
 log = logging.getLogger(__name__)
 
 STOPS_THE_SHARD = (*NOT_A_ROWS_FAULT, torch.OutOfMemoryError)
-"""Errors that stop a shard instead of emptying it into quarantine. All rows have one size, so memory is no row's
-fault either."""
+"""Errors that must not quarantine rows. All rows have the same size, so running out of memory is no row's fault."""
 
 
 class UnfitAnswer(InputError):  # noqa: N818
-    """An answer of the MLLM that can't replace its caption."""
+    """An answer of the MLLM can't be used instead of its caption."""
 
 
 SAMPLES_OWN_FAULT = (mllm.PromptTooLong, UnfitAnswer)
-"""Errors that are the sample's own fault, even if every sample of a shard has one."""
+"""Errors of a sample. Even if all samples of a shard have one, model and device are fine."""
 
 
 class Stage(ABC):
-    """A frozen model, and the table that it fills."""
+    """A model and the table it computes."""
 
     table: str
     optional_columns = False
@@ -64,17 +61,17 @@ class Stage(ABC):
 
     @abstractmethod
     def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
-        """The table's rows for each of some samples."""
+        """Compute the table's rows for each sample."""
 
     def inputs(self, shard: int) -> list[Row]:
-        """The samples of a shard, with everything that this stage reads for each."""
+        """Read a shard's samples, with the inputs that this stage needs."""
         commit = self.store.commit_of(SAMPLES, shard)
         if commit is None:
             raise StoreError(f"shard {shard} is not planned in '{self.store.files.url}'")
         return read_samples(self.store, commit)
 
     def commit_before(self, table: str, shard: int) -> Commit:
-        """The shard's commit in a table that this stage builds on."""
+        """Return the shard's commit in a table that this stage reads. Raises StoreError if there is none."""
         commit = self.store.commit_of(table, shard)
         if commit is None:
             raise StoreError(f"shard {shard} of table '{table}' must be committed before its {self.table}")
@@ -82,11 +79,10 @@ class Stage(ABC):
 
     @torch.inference_mode()
     def run(self, shard: int) -> bool:
-        """Compute and commit a shard; False if it was committed already.
+        """Compute and commit a shard. Returns False if it was committed already.
 
-        Raises InputError if every sample fails for a reason that isn't its own: then the model or the device is broken,
-        and a shard that is committed empty would never be computed again. If a single sample fails, a neighbour is
-        tried to find out whose fault it is.
+        Raises InputError if every sample fails and none by its own fault: then model or device is broken, and an empty
+        shard would never be computed again. For a shard of one sample, a sample of a neighbouring shard decides.
         """
         if self.store.commit_of(self.table, shard) is not None:
             return False
@@ -103,6 +99,7 @@ class Stage(ABC):
         return True
 
     def _neighbour_succeeds(self, shard: int) -> bool:
+        """Whether the first sample of a neighbouring shard can be computed."""
         for other in (shard - 1, shard + 1):
             with suppress(X2IError, ValueError, RuntimeError, IndexError):
                 if samples := self.inputs(other)[:1]:
@@ -110,7 +107,7 @@ class Stage(ABC):
         return False
 
     def _write_batch(self, writer: ShardWriter, samples: Sequence[Row]) -> list[Exception]:
-        """Add the rows of some samples, and return the errors of those that were quarantined."""
+        """Add the rows of some samples and return the errors of the quarantined ones."""
         try:
             results = self.compute(samples)
         except STOPS_THE_SHARD:
@@ -122,6 +119,7 @@ class Stage(ABC):
                 origin = {key: sample[key] for key in ("sample_id", "caption", "source", "line")}
                 writer.quarantine(origin, reason=reason)
                 return [error]
+            # One sample of the batch is at fault: compute each by itself to find it.
             return [failure for sample in samples for failure in self._write_batch(writer, [sample])]
         for rows in results:
             for row in rows:
@@ -130,7 +128,7 @@ class Stage(ABC):
 
 
 class TextStage(Stage):
-    """Feeds captions, or the MLLM's answers to them, to T5 and CLIP."""
+    """Encodes captions, or the MLLM's answers to them, with T5 and CLIP."""
 
     table = TEXT
 
@@ -139,7 +137,7 @@ class TextStage(Stage):
         self.encoders = TextEncoders.load(recipe.teacher, device=device)
 
     def inputs(self, shard: int) -> list[Row]:
-        """The shard's samples. With answer states: those that the MLLM answered, with their answers."""
+        """Read the shard's samples. If the MLLM answers, return those that table `mllm` has, with their answers."""
         samples = super().inputs(shard)
         if self.recipe.mllm.states == "prompt":
             return samples
@@ -147,16 +145,16 @@ class TextStage(Stage):
         return [{**row, "answer": answers[row["sample_id"]]} for row in samples if row["sample_id"] in answers]
 
     def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
-        """One row a sample: T5 tokens and CLIP's pooled vector. Raises UnfitAnswer for an answer that T5 would cut."""
-        for sample in samples:
-            answer, limit = sample.get("answer") or "", self.recipe.teacher.text_tokens
-            # FLUX was trained with cut captions; but the states of a cut answer would say more than the teacher reads.
+        """Return one row per sample: T5 tokens and pooled vector. Raises UnfitAnswer if T5 would cut an answer."""
+        limit = self.recipe.teacher.text_tokens
+        for answer in (sample.get("answer") or "" for sample in samples):
+            # Captions may be cut, as in FLUX's training. But the states of a cut answer say more than T5 reads.
             if (tokens := self.encoders.num_tokens(answer)) > limit:
                 raise UnfitAnswer(f"answer of {tokens} T5 tokens, teacher.text_tokens = {limit} fit: {shown(answer)}")
         conditioning = self.encoders.encode([sample.get("answer") or sample["caption"] for sample in samples])
         rows = []
-        pairs = zip(samples, conditioning.prompt_embeds_BTE, conditioning.pooled_BP, strict=True)
-        for sample, prompt_embeds_TE, pooled_P in pairs:
+        # (B, T, E) and (B, P) -> one row per sample, with both tensors in T5's dtype.
+        for sample, prompt_embeds_TE, pooled_P in zip(samples, *conditioning, strict=True):
             _require_finite(prompt_embeds_TE, what="T5 output")
             _require_finite(pooled_P, what="CLIP output")
             columns = tensor_columns(encode_raw(prompt_embeds_TE))
@@ -166,7 +164,7 @@ class TextStage(Stage):
 
 
 class MLLMStage(Stage):
-    """Feeds captions to the multimodal LLM."""
+    """Computes the multimodal LLM's hidden states of captions or answers."""
 
     table = MLLM
 
@@ -177,9 +175,9 @@ class MLLMStage(Stage):
         self.optional_columns = recipe.mllm.states != "prompt"
 
     def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
-        """One row a sample: the hidden states of all layers, of the caption or of the answer to it.
+        """Return one row per sample: the hidden states of all layers, for the caption or for the answer to it.
 
-        Raises PromptTooLong for a caption, UnfitAnswer for an answer that AlignNet can't learn from.
+        Raises PromptTooLong for a caption that AlignNet can't learn from, UnfitAnswer for such an answer.
         """
         answering = [states_kind(sample["sample_id"], config=self.recipe.mllm) == "answer" for sample in samples]
         prompts = [sample["caption"] for sample, answers in zip(samples, answering, strict=True) if not answers]
@@ -213,7 +211,7 @@ class MLLMStage(Stage):
 
 
 class TargetsStage(Stage):
-    """Feeds T5 and CLIP outputs to the DiT and keeps its attention outputs on a canvas of noise."""
+    """Computes the DiT's attention outputs for T5's and CLIP's outputs."""
 
     table = TARGETS
 
@@ -224,25 +222,25 @@ class TargetsStage(Stage):
         self.optional_columns = recipe.teacher.canvas == "estimate"
 
     def inputs(self, shard: int) -> list[Row]:
-        """The shard's samples with their rows of table `text`; samples that `text` quarantined are left out."""
+        """Read the shard's samples with their rows of table `text`. Samples that `text` quarantined are left out."""
         text = read_text(self.store, self.commit_before(TEXT, shard))
         return [{**row, "text": text[row["sample_id"]]} for row in super().inputs(shard) if row["sample_id"] in text]
 
     def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
-        """One row a sample and tap."""
-        config = self.recipe.targets
-        seeds = [sample_seed(sample["sample_id"], seed=config.seed, purpose="noise") for sample in samples]
+        """Return one row per sample and tap."""
+        seeds = [sample_seed(row["sample_id"], seed=self.recipe.targets.seed, purpose="noise") for row in samples]
         conditioning = {
             "prompt_embeds_BTE": torch.stack([sample["text"].prompt_embeds_TE for sample in samples]),
             "pooled_BP": torch.stack([sample["text"].pooled_P for sample in samples]),
         }
-        # The DiT runs once under the teacher's conditioning, and its attention outputs are captured.
+        # Noise canvases are drawn again in training, from the same seeds; an estimate is stored below.
         canvas_BNC = self.teacher.canvas(seeds, **conditioning)
-        with attention_taps(self.teacher.dit, self.taps) as taken:
+        with attention_taps(self.teacher.dit, self.taps) as outputs:
             self.teacher.forward(**conditioning, latents_BNC=canvas_BNC, sigma_B=self.teacher.sigmas(seeds))
         found = []
+        # Per tap (B, N, D) -> one row per sample and tap.
         for i, (sample, seed) in enumerate(zip(samples, seeds, strict=True)):
-            rows = list(self._rows(sample, seed=seed, outputs={tap: taken[tap][i] for tap in self.taps}))
+            rows = list(self._rows(sample, seed=seed, outputs={tap: outputs[tap][i] for tap in self.taps}))
             if self.optional_columns:
                 rows[0]["canvas"] = encode_raw(canvas_BNC[i]).data
             found.append(rows)
@@ -250,6 +248,7 @@ class TargetsStage(Stage):
 
     def _rows(self, sample: Row, *, seed: int, outputs: dict[str, Tensor]) -> Iterator[Row]:
         config = self.recipe.targets
+        # Keep a random sample of the tokens, the same for all taps: all tokens of all taps would be too large to store.
         text_idx, image_idx = draw_tokens(
             sample["sample_id"],
             config=config,
@@ -259,9 +258,10 @@ class TargetsStage(Stage):
         for tap_idx, (name, output_ND) in enumerate(outputs.items()):
             tap = Tap.named(name)
             kept = tap.positions(text_idx=text_idx, image_idx=image_idx, num_text=self.teacher.num_text_tokens)
+            # (N, D) -> (T, D): only the kept tokens.
             kept_TD = output_ND[kept.to(output_ND.device)].float()
             _require_finite(kept_TD, what=f"attention output of {name}")
-            # z-scored over the channels, as the loss compares them.
+            # Z-score over channels, as the loss does. All tokens then share a scale, as int8's scale per channel needs.
             z_TD = (kept_TD - kept_TD.mean(-1, keepdim=True)) / (kept_TD.std(-1, keepdim=True) + 1e-7)
             blob = TARGET_ENCODERS[config.codec](z_TD)
             yield {
@@ -289,7 +289,7 @@ def _require_finite(tensor: Tensor, *, what: str) -> None:
 
 
 def build_stage(table: str, *, recipe: Recipe, store_url: str) -> Stage:
-    """The stage of a table, its model loaded."""
+    """Build the stage of a table and load its model."""
     resources: Any = getattr(recipe.run, table)
     return STAGES[table](
         recipe,

@@ -1,11 +1,11 @@
-"""A training checkpoint on disk: a model folder that `generate` can load, plus what it takes to train on.
+"""A training checkpoint on disk: a model folder that `generate` can load, plus the state to resume from.
 
     alignnet.safetensors, config.json    AlignNet (its moving average where there is one)
-    recipe.json                          the recipe, to load teacher and MLLM by
+    recipe.json                          the recipe, which names teacher and MLLM
     training.safetensors                 weights, AdamW's moments, moving average
     state.json                           number of updates
 
-Invariant: safetensors and JSON only; a checkpoint is free of the number of workers and of the strategy.
+Invariant: only safetensors and JSON; a checkpoint does not depend on the number of workers or the strategy.
 """
 
 from __future__ import annotations
@@ -27,9 +27,7 @@ from x2i_platform.training.strategy import MOMENTS, OptimizerState
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Everything that a resumed training starts from. The position in the data and the learning rate follow from the
-    updates.
-    """
+    """The state of a training. The position in the data and the learning rate follow from the number of updates."""
 
     optimizer: OptimizerState
     ema: dict[str, Tensor]
@@ -37,7 +35,7 @@ class TrainingState:
 
 
 def save(folder: Path, state: TrainingState, *, alignnet: AlignNet, recipe: Recipe) -> None:
-    """Write a checkpoint into a folder. `alignnet` gives the shape; its weights are taken from the state."""
+    """Write a checkpoint into a folder. Weights come from the state; `alignnet` only gives the structure."""
     optimizer = state.optimizer
     parts = {"weights": optimizer.weights, "exp_avg": optimizer.exp_avg, "exp_avg_sq": optimizer.exp_avg_sq}
     tensors = {f"{part}/{name}": t for part, named in {**parts, "ema": state.ema}.items() for name, t in named.items()}

@@ -1,9 +1,9 @@
-"""Training batches from committed shards.
+"""Makes training batches from committed shards.
 
 Shape suffixes: B batch, C MLLM layers + 1, S tokens, H hidden width, T kept tokens, D channels.
 
-Invariant: the samples of step n are a pure function of the seed and the shards, whatever the number of workers; a
-worker takes its slice of them.
+Invariant: the samples of step n are a pure function of the seed and the shards, independent of the number of workers. A
+worker takes its slice of each step's samples.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from x2i_platform.features.store import FeatureStore, Manifest
 from x2i_platform.models.alignnet import pad_states
 
 SHARDS_HELD = 2
-"""Open shards that a reader keeps: samples are shuffled inside a shard, and shards among each other."""
+"""Shards that a reader keeps open. Few are enough, because samples are only shuffled within their shard."""
 
 
 @dataclass(frozen=True)
 class StatesBatch:
-    """AlignNet's inputs for some samples."""
+    """AlignNet's inputs for a batch of samples."""
 
     sample_ids: tuple[str, ...]
     states_BCSH: Tensor
     mask_BS: Tensor
 
     def to(self, device: str) -> Self:
-        """The batch with its tensors on a device; copies from pinned memory don't block."""
+        """Return the batch with its tensors on a device. Copies from pinned memory don't block."""
         moved: dict[str, Any] = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -52,7 +52,7 @@ class StatesBatch:
 
 @dataclass(frozen=True)
 class Batch(StatesBatch):
-    """Inputs of a distillation step. Every sample keeps the same number of tokens, but not the same tokens."""
+    """A batch of distillation. All samples keep the same number of tokens, but not the same tokens."""
 
     seeds: tuple[int, ...]
     text_idx_BT: Tensor
@@ -60,7 +60,7 @@ class Batch(StatesBatch):
     targets_BTD: dict[str, Tensor]
     """By tap name; text tokens before image tokens."""
     canvas_BL: Tensor | None = None
-    """The latents that the teacher was shown, one row a sample; None where they were noise of the seeds."""
+    """The latents that the teacher saw, one flat row per sample; None if they were the noise of the seeds."""
 
 
 @dataclass(frozen=True, order=True)
@@ -72,7 +72,7 @@ class Place:
 
 
 def split(store: FeatureStore, manifest: Manifest, *, validation_share: float) -> tuple[list[Place], list[Place]]:
-    """Samples that all tables hold, divided into those to train on and those held out, each in store order.
+    """Split the samples that all tables hold into those to train on and those to validate on, each in store order.
 
     Raises TrainingError if there is nothing to train on.
     """
@@ -96,12 +96,12 @@ def split(store: FeatureStore, manifest: Manifest, *, validation_share: float) -
 
 
 def _is_held_out(sample_id: str, *, share: float) -> bool:
-    """Decided by the caption's id alone, so a caption stays on its side as the store grows."""
+    """Decide by the sample's id alone, so a sample stays on its side as a store grows."""
     return sample_seed(sample_id, seed=0, purpose="validation") / 2**63 < share
 
 
 def endless_order(places: Sequence[Place], *, seed: int) -> Iterator[Place]:
-    """An endless sequence of epochs, each in its own order: shards are shuffled, then samples inside each shard."""
+    """Yield places epoch after epoch, each in a new order: shuffle the shards, then the samples inside each shard."""
     by_shard: dict[int, list[Place]] = {}
     for place in places:
         by_shard.setdefault(place.shard, []).append(place)
@@ -118,12 +118,12 @@ def endless_order(places: Sequence[Place], *, seed: int) -> Iterator[Place]:
 
 
 class StepSampler:
-    """Yields the places of each micro-batch of one worker; an optimizer step has `accumulation` of them."""
+    """Yields the places of each micro-batch of one worker, `accumulation` micro-batches per optimizer step."""
 
     def __init__(
         self, places: Sequence[Place], *, config: TrainConfig, steps: range, rank: int = 0, world: int = 1
     ) -> None:
-        """Steps count from 0. Raises TrainingError if a batch can't be shared out evenly."""
+        """Steps count from 0. Raises TrainingError if a batch can't be split evenly."""
         self.parts = world * config.accumulation
         if config.batch_size % self.parts:
             raise TrainingError(
@@ -134,7 +134,7 @@ class StepSampler:
         self.rank, self.world = rank, world
 
     def __iter__(self) -> Iterator[list[Place]]:
-        """Lists of places; worker r of W takes the micro-batches r, r + W, r + 2W, ... of each step."""
+        """Yield lists of places. Worker r of W takes the micro-batches r, r + W, r + 2W, ... of each step."""
         order = endless_order(self.places, seed=self.config.seed)
         size = self.config.batch_size // self.parts
         for step in range(self.steps.stop):
@@ -156,7 +156,7 @@ class Reader(Protocol[AnySample_co]):
 
 
 class ShardDataset(Dataset[AnySample_co]):
-    """Samples by place; the last few shards stay open. A subclass names the tables that it reads."""
+    """Reads samples by place and keeps the last few shards open. A subclass names the tables that it reads."""
 
     tables: ClassVar[tuple[str, ...]]
     reader: ClassVar[Callable[..., Reader[Any]]]
@@ -193,16 +193,16 @@ class FeatureDataset(ShardDataset[Sample]):
 
 @dataclass(frozen=True)
 class Collate:
-    """Collates samples; plain values, so that it can be sent to a loader process."""
+    """Collates samples. A dataclass, so it can be sent to a loader process."""
 
     padding: Padding
     text_tokens: int
 
     def __call__(self, samples: Sequence[Sample]) -> Batch:
-        """One batch. Raises TrainingError as `pad_samples` does."""
+        """Make one batch. Raises TrainingError like `pad_samples`."""
         states = pad_samples(samples, padding=self.padding, text_tokens=self.text_tokens)
         taps = list(samples[0].targets)
-        # A recipe stores the canvases of all samples or of none.
+        # A recipe stores canvases for all samples or for none.
         canvases = [sample.canvas for sample in samples if sample.canvas is not None]
         return Batch(
             **vars(states),
@@ -215,7 +215,7 @@ class Collate:
 
 
 def pad_samples(samples: Sequence[Sample] | Sequence[TextSample], *, padding: Padding, text_tokens: int) -> StatesBatch:
-    """Collate states. Raises TrainingError for more MLLM tokens than the teacher has: they would not match."""
+    """Pad states to one batch. Raises TrainingError for more MLLM tokens than the teacher has text tokens."""
     states = [sample.states_CSH for sample in samples]
     longest = max(states_CSH.shape[1] for states_CSH in states)
     if padding != "none" and longest > text_tokens:
@@ -225,7 +225,7 @@ def pad_samples(samples: Sequence[Sample] | Sequence[TextSample], *, padding: Pa
 
 
 def _indices(sample: Sample, name: str) -> list[int]:
-    """Kept indices of a sample: one draw serves all taps, and a tap of one stream has an empty list for the other."""
-    draws: list[tuple[int, ...]] = [getattr(target, name) for target in sample.targets.values()]
-    longest = max(draws, key=len)
+    """Return a sample's kept token indices. All taps share them, but a tap without this stream has an empty list."""
+    drawn: list[tuple[int, ...]] = [getattr(target, name) for target in sample.targets.values()]
+    longest = max(drawn, key=len)
     return list(longest)

@@ -1,9 +1,9 @@
 """The training loop of one worker: for each step, micro-batches forward and backward, update, log, save.
 
-A training is a warm start, where the recipe asks for one, and distillation: two phases of one loop.
+A training has two phases, which share this loop: an optional warm start, and distillation.
 
-Invariants: nothing is updated after a non-finite loss or gradient; log and save happen at fixed steps of a phase, so a
-resumed run does what an uninterrupted one would have done; where a run stands follows from the number of updates.
+Invariants: nothing is updated after a non-finite loss or gradient; logs and checkpoints come at fixed steps of a phase,
+so a resumed run does the same as an uninterrupted one; the number of updates alone gives a run's position.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -34,14 +34,14 @@ from x2i_platform.training.warm_start import TextCollate, TextDataset, spread_of
 
 Metrics = dict[str, float]
 MAX_VALIDATION_SAMPLES = 64
-"""Most held-out samples that are validated: they are scattered over the shards, and each costs reading one."""
+"""Held-out samples are scattered over the shards, so each one costs the reading of a shard."""
 SPREAD_SAMPLES = 64
-"""Training samples from which the variances are taken that weigh the warm start's errors."""
+"""Number of training samples whose variances weigh the warm start's errors."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """This process's rank, and the number of workers."""
+    """This process's rank among the workers, and its device."""
 
     rank: int
     world: int
@@ -50,7 +50,7 @@ class Worker:
 
 @dataclass(frozen=True)
 class Data:
-    """The store, its training samples and its held-out samples."""
+    """The store, and its samples for training and for validation."""
 
     store: str
     manifest: Manifest
@@ -60,32 +60,32 @@ class Data:
 
 @dataclass(frozen=True)
 class Hooks:
-    """Functions that the loop calls to log and to save. Both are called on every worker."""
+    """Callbacks of the loop. Both are called on every worker."""
 
     log: Callable[[int, Metrics], None]
     """Called with a step of the phase and its metrics."""
     save: Callable[[int, TrainingState, Metrics], None]
-    """Called with the number of updates over both phases, the state and the metrics."""
+    """Called with the number of updates over both phases, the state to save, and metrics."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase of a training: its data, loss, learning rate and names of metrics. Its steps count from 1."""
+    """One phase of a training: its data, loss, learning rate and metric names. Its steps count from 1."""
 
     updates_before: int
     steps: int
     dataset: type[ShardDataset[Any]]
     collate: Callable[[Sequence[Any]], Any]
     step: Callable[..., StepResult]
-    """Called with the student and `batch=`."""
+    """Computes the loss from the student and a `batch=`."""
     rate: Callable[[int], float]
-    """Learning rate of a step; here steps count from 0."""
+    """Learning rate of a step. This argument counts from 0."""
     figure: str
-    """Name of loss / num_tokens, and with the prefix `validation_` of the same on held-out captions."""
+    """Metric name of loss / num_tokens; `validation_…` is the same on captions never trained on."""
     prefix: str = ""
 
     def named(self, metrics: Metrics) -> Metrics:
-        """Metrics with this phase's prefix."""
+        """Return the metrics with this phase's prefix."""
         return {f"{self.prefix}{name}": value for name, value in metrics.items()}
 
 
@@ -113,13 +113,9 @@ class Trainer:
 
     def train(self, hooks: Hooks) -> None:
         """Run the remaining steps. Raises TrainingError for a loss or gradient that is not finite."""
-        for phase in self._phases():
-            self._run(phase, hooks=hooks)
-
-    def _phases(self) -> Iterator[Phase]:
         if self.strategy.updates < self.recipe.train.warm_start_steps:
-            yield self._warm_start()
-        yield self._distillation()
+            self._run(self._warm_start(), hooks=hooks)
+        self._run(self._distillation(), hooks=hooks)
 
     def _warm_start(self) -> Phase:
         config, dataset = self.recipe.train, TextDataset(self.data.store, self.data.manifest)
@@ -164,7 +160,7 @@ class Trainer:
                 self.average.update(self.strategy.weights())
             meter.count(loss, batch_size=config.batch_size)
             saves = done % run.checkpoint_every == 0 or done == phase.steps
-            if saves or done % run.log_every == 0:  # no mean spans a checkpoint: a resumed run logs the same
+            if saves or done % run.log_every == 0:  # means end at checkpoints, so a resumed run logs the same
                 means = meter.flush(num_tokens=results[0].num_tokens)
                 hooks.log(done, phase.named({**means, "lr": lr, "grad_norm": grad_norm}))
             if saves:
@@ -173,14 +169,14 @@ class Trainer:
                 ema = {name: weight.to("cpu", copy=True) for name, weight in self.average.weights.items()}
                 state = TrainingState(self.strategy.state(), ema)
                 hooks.save(self.strategy.updates, state, metrics)
-                meter = _Meter(phase.figure)  # its clock leaves out validation and saving
+                meter = _Meter(phase.figure)  # restart the clock: validation and saving don't count
 
     @torch.no_grad()
     def _validate(self, phase: Phase) -> Metrics:
-        """The phase's figure on held-out captions; empty if the recipe holds none out.
+        """Return the phase's metric on captions never trained on; empty if the recipe holds none out.
 
-        It is measured with the weights that a checkpoint would ship now: the moving average, if there is one. Then the
-        figure of the weights themselves is returned too, under `…_raw`.
+        It measures the weights that a checkpoint would ship now. If these are the moving average, the metric of the
+        current weights is returned too, as `…_raw`.
         """
         places = self.data.held_out[:MAX_VALIDATION_SAMPLES]
         dataset = phase.dataset(self.data.store, self.data.manifest)
@@ -206,9 +202,7 @@ class Trainer:
         return replace(result, loss=result.loss.detach())
 
     def _mean_loss(self, results: Sequence[StepResult], *, what: str, step: int) -> float:
-        """Mean loss over micro-batches and workers. Raises TrainingError on every worker alike, so that none waits for
-        ever.
-        """
+        """Average over micro-batches and workers. Raises TrainingError on all workers, so none is left waiting."""
         losses = torch.stack([result.loss for result in results]).tolist()  # the step's one wait for the device
         mean = _sum_over_workers(sum(losses), self.worker) / (len(losses) * self.worker.world)
         if not math.isfinite(mean):
@@ -235,7 +229,7 @@ class Trainer:
 
 
 def learning_rate(step: int, *, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine to zero. Steps count from 0."""
+    """Return the rate of a step from 0: linear warm-up, then half a cosine to zero."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     progress = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
@@ -243,7 +237,7 @@ def learning_rate(step: int, *, config: TrainConfig) -> float:
 
 
 class _Meter:
-    """Means of the metrics since the last log."""
+    """Averages the loss and the throughput since the last log."""
 
     def __init__(self, figure: str) -> None:
         self._figure = figure

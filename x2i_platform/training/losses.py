@@ -1,18 +1,18 @@
-"""Attention distillation: student and teacher attention outputs of all taps in, one scalar and its gradient out.
+"""The attention distillation loss: maps student and teacher attention outputs of all taps to a scalar and its gradient.
 
 Shape suffixes: B batch, n tokens of one tap, N = B * n tokens of a tap, D channels, 1 a kept axis.
 
-Invariants: the maths is float32 (float64 for float64 inputs) whatever the inputs' dtype; the gradient is computed in
-the forward pass, a chunk of tokens at a time, and kept in the student's dtype, so that a tap costs one tensor of its
-size beyond its inputs; nothing is computed for a student that needs no gradient; the host never waits for the device.
+Invariants: all computation is in float32 (float64 for float64 inputs); the gradient is computed in the forward pass,
+one chunk of tokens at a time, and kept in the student's dtype, so a tap needs one tensor of its size beyond its inputs;
+no gradient is computed for a student that needs none; the host never waits for the device.
 
 The formula (X2I, released training code). With mean m, unbiased standard deviation s and r = s + 1e-7 of one token x,
 the logits are a = (x - m) / (r T), and the loss of a token is KL(p || q) of the two softmaxes over channels.
 
-Why not the textbook expression: sum p (log p - log q) cancels. Near the end of a training, at a correlation of 0.999,
-float32 loses 4 digits of it (measured 9e-5 relative). With d = log p - log q, so q = p exp(-d), we add sum (q - p) = 0
-inside the sum: KL = sum p (d + expm1(-d)), whose terms are all >= 0 and which is insensitive, to first order, to an
-error in the normalisation (measured 8e-8 at every correlation).
+The textbook expression sum p (log p - log q) suffers from cancellation. Late in a training, at a correlation of 0.999,
+its relative error in float32 is 9e-5 (measured). Let d = log p - log q, so q = p exp(-d). Adding sum (q - p) = 0 gives
+KL = sum p (d + expm1(-d)). All its terms are >= 0, and to first order an error in the normalisation has no effect: its
+relative error is 8e-8 at every correlation (measured).
 
 The gradient, per token:
   logits of p     dKL/da_j = p_j (d_j - sum p d)
@@ -20,7 +20,7 @@ The gradient, per token:
   through z-score, with g = dKL/da and c = x - m = a r T:
     ds/dx_j = c_j / ((D - 1) s),  so  dKL/dx_j = 1/(r T) (g_j - mean g) - (sum g a) / r * c_j / ((D - 1) s)
                                                = 1/(r T) [g_j - a_j (sum g a) T^2 r / ((D - 1) s)]
-  where mean g = 0 for both forms of g. A constant token has a = 0 and s = 0: its second term is 0, its gradient finite.
+  where mean g = 0 for both forms of g. A constant token has a = 0 and s = 0: the second term is 0, the gradient finite.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STD_EPS = 1e-7
 """Added to the standard deviation, not to the variance, as the released code does."""
 
 CHUNK_ELEMENTS = {"cpu": 2**19, "cuda": 2**23}
-"""Elements of one float32 buffer: 2 MiB stays in a CPU's cache, 32 MiB fills a GPU."""
+"""Elements of one float32 buffer: 2 MiB fit into a CPU's cache, 32 MiB keep a GPU busy."""
 
 
 def attention_kl(
@@ -53,14 +53,14 @@ def attention_kl(
     temperature: float = 3.0,
     direction: Direction = "student_teacher",
 ) -> Tensor:
-    """Sum of the taps' KL divergences, divided by the batch size only: the X2I distillation loss.
+    """Compute the X2I distillation loss: the sum of all taps' KL divergences, divided by the batch size only.
 
     `students[i]` and `targets[i]` are `(B, n_i, D_i)` attention outputs of any float dtype; both are z-scored here.
     `weights[i]` multiplies each token's divergence and broadcasts to `(B, n_i)`; None means 1. `student_teacher` is
-    KL(student || teacher), the reference's; `teacher_student` is the forward KL. No factor T^2.
+    KL(student || teacher), as in the reference; `teacher_student` is the forward KL. There is no factor T^2.
 
-    Returns a scalar, float32 unless a student is float64. Gradients reach `students` only, in their own dtype (float16
-    underflows: prefer bfloat16). Differentiable once. Raises TrainingError when the taps don't match.
+    Returns a scalar, float32 unless a student is float64. Only `students` get gradients, in their own dtype (float16
+    underflows: prefer bfloat16). It can be differentiated once. Raises TrainingError if the taps don't match.
     """
     weights = [None] * len(students) if weights is None else weights
     _check_taps(students, targets, weights)
@@ -70,9 +70,9 @@ def attention_kl(
 
 
 def require_finite(value: Tensor, *, what: str, step: int) -> float:
-    """The scalar as a float (one wait for the device). Raises TrainingError when it is NaN or infinite.
+    """Return the scalar as a float; this waits for the device. Raises TrainingError if it is NaN or infinite.
 
-    Call it on loss and gradient norm before the update.
+    Call it on the loss and the gradient norm before the update.
     """
     number = float(value.detach())
     if not math.isfinite(number):
@@ -85,7 +85,7 @@ def require_finite(value: Tensor, *, what: str, step: int) -> float:
 
 @dataclass(frozen=True)
 class _Terms:
-    """Everything that the loss needs besides the tensors that it differentiates."""
+    """All arguments of the loss that get no gradient."""
 
     targets: tuple[Tensor, ...]
     weights: tuple[Tensor | None, ...]
@@ -96,7 +96,7 @@ class _Terms:
 
 
 class _AttentionKL(torch.autograd.Function):
-    """The loss over all taps as one node of the graph."""
+    """The loss of all taps as one node of the autograd graph."""
 
     @staticmethod
     def forward(ctx: Any, terms: _Terms, *students: Tensor) -> Tensor:
@@ -115,8 +115,8 @@ class _AttentionKL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         gradients = list(ctx.saved_tensors)
-        # Frees the graph's own references (unless it is retained), so each unscaled tensor dies as its scaled one is
-        # born: the peak is one set of gradients and one tap, not two sets.
+        # Drop the graph's references (unless it is retained). Each unscaled tensor is then freed once its scaled one
+        # exists, so the peak is one set of gradients plus one tap, not two sets.
         ctx.maybe_clear_saved_tensors()
         for index, gradient in enumerate(gradients):
             gradients[index] = gradient * scale
@@ -126,8 +126,9 @@ class _AttentionKL(torch.autograd.Function):
 
 
 def _tap_kl(student_BnD: Tensor, *, terms: _Terms, index: int) -> tuple[Tensor, Tensor | None]:
-    """Weighted divergence of one tap over the batch size, and its gradient in the student's dtype if needed."""
+    """Return one tap's weighted divergence over the batch size, and its gradient in the student's dtype if needed."""
     batch, _, channels = student_BnD.shape
+    # (B, n, D) -> (N, D): z-score, softmax and KL work on each token by itself.
     student_ND = student_BnD.detach().reshape(-1, channels)
     target_ND = terms.targets[index].detach().reshape(-1, channels)
     dtype = _compute_dtype(student_ND, target_ND)
@@ -135,17 +136,21 @@ def _tap_kl(student_BnD: Tensor, *, terms: _Terms, index: int) -> tuple[Tensor, 
     total = torch.zeros((), dtype=dtype, device=student_ND.device)
     gradient_ND = torch.empty_like(student_ND) if terms.needs_grad[index] else None
     chunk = max(1, CHUNK_ELEMENTS.get(student_ND.device.type, CHUNK_ELEMENTS["cpu"]) // channels)
-    # One set of buffers for all chunks: fresh blocks cost a CPU page faults, as dear as the arithmetic done in them.
+    # One set of buffers for all chunks: on a CPU, page faults of fresh memory would cost as much as the arithmetic.
     buffers_ND = torch.empty(5, min(chunk, len(student_ND)), channels, dtype=dtype, device=student_ND.device)
     for start in range(0, len(student_ND), chunk):
         part = slice(start, min(start + chunk, len(student_ND)))
         work = _Workspace(*buffers_ND[:, : part.stop - part.start])
+        # Cast this chunk to float32.
         work.student_ND.copy_(student_ND[part])
         work.target_ND.copy_(target_ND[part])
+        # Features -> logits, in place.
         std_N1 = _zscore_to_logits(work.student_ND, temperature=terms.temperature)
         _zscore_to_logits(work.target_ND, temperature=terms.temperature)
+        # (N, 1): the KL of each token, times its weight.
         total += (_divergence(work, student_first=terms.student_first) * weight_N1[part]).sum()
         if gradient_ND is not None:
+            # Chain rule: from the logits through the z-score. All constant factors are in `scale_N1`.
             slope_ND = _slope(work, student_first=terms.student_first)
             scale_N1 = weight_N1[part] / ((std_N1 + STD_EPS) * terms.temperature)
             gradient_ND[part] = _through_zscore(slope_ND, work, std_N1=std_N1, terms=terms).mul_(scale_N1)
@@ -153,7 +158,7 @@ def _tap_kl(student_BnD: Tensor, *, terms: _Terms, index: int) -> tuple[Tensor, 
 
 
 class _Workspace(NamedTuple):
-    """Buffers of one chunk of tokens, `(N, D)` each; the functions below say what they leave in them."""
+    """Buffers of one chunk of tokens, `(N, D)` each. The functions below say what they leave in them."""
 
     student_ND: Tensor
     target_ND: Tensor
@@ -163,9 +168,9 @@ class _Workspace(NamedTuple):
 
 
 def _zscore_to_logits(features_ND: Tensor, *, temperature: float) -> Tensor:
-    """Turn features into logits `(x - mean) / ((std + eps) T)` in place; returns the unbiased std, `(N, 1)`.
+    """Turn features into logits `(x - mean) / ((std + eps) T)` in place and return the unbiased std, `(N, 1)`.
 
-    Two passes instead of `torch.std_mean`: 15 times faster on a CPU, and as exact since the mean is removed first.
+    Two passes are 15 times faster than `torch.std_mean` on a CPU, and as exact because the mean is removed first.
     """
     features_ND.sub_(features_ND.mean(-1, keepdim=True))
     norm_N1: Tensor = torch.linalg.vector_norm(features_ND, dim=-1, keepdim=True)
@@ -175,44 +180,48 @@ def _zscore_to_logits(features_ND: Tensor, *, temperature: float) -> Tensor:
 
 
 def _divergence(work: _Workspace, *, student_first: bool) -> Tensor:
-    """KL(p || q) of every token, `(N, 1)`, from the two logits.
+    """Compute KL(p || q) of every token, `(N, 1)`, from the two logits.
 
-    Leaves p in `p`, d = log p - log q in `target` (whose logits it consumes), and exp(-d) - 1 in `expm1`.
+    Leaves p in `p`, d = log p - log q in `target` (overwriting its logits), and exp(-d) - 1 in `expm1`.
     """
     first_ND, second_ND = (work.student_ND, work.target_ND) if student_first else (work.target_ND, work.student_ND)
     torch.softmax(first_ND, -1, out=work.p_ND)
     torch.softmax(second_ND, -1, out=work.spare_ND)
-    # The log-partition of a row is its largest logit minus the log of its largest probability.
+    # A row's log-partition is its largest logit minus the log of its largest probability. Their difference, (N, 1),
+    # turns the difference of the logits into log p - log q.
     log_ratio_N1 = (work.spare_ND.amax(-1, keepdim=True) / work.p_ND.amax(-1, keepdim=True)).log_()
     log_ratio_N1 += first_ND.amax(-1, keepdim=True) - second_ND.amax(-1, keepdim=True)
     log_ratio_ND = torch.sub(first_ND, second_ND, out=work.target_ND).sub_(log_ratio_N1)
+    # KL = sum p (d + expm1(-d)): no cancellation.
     torch.neg(log_ratio_ND, out=work.expm1_ND).expm1_()
     return torch.add(log_ratio_ND, work.expm1_ND, out=work.spare_ND).mul_(work.p_ND).sum(-1, keepdim=True)
 
 
 def _slope(work: _Workspace, *, student_first: bool) -> Tensor:
-    """Gradient at the student's logits, from what `_divergence` left; overwrites it."""
-    # In exact arithmetic the mean is the divergence in the one case and 0 in the other. Subtracting the measured one
-    # cancels the rounding of the normalisation: without it the gradient's error doubles (KL(student || teacher)) or
-    # becomes tenfold at a correlation of 0.999.
-    if student_first:
+    """Compute the gradient at the student's logits from the buffers that `_divergence` filled; overwrite them."""
+    # In exact arithmetic the mean is the divergence (for KL(student || teacher)) or 0. Subtracting the computed mean
+    # cancels rounding errors of the normalisation: without it the gradient's error at a correlation of 0.999 is twice
+    # as large (for KL(student || teacher)) or ten times as large.
+    if student_first:  # p_j (d_j - sum p d)
         mean_N1 = torch.mul(work.p_ND, work.target_ND, out=work.spare_ND).sum(-1, keepdim=True)
         return work.target_ND.sub_(mean_N1).mul_(work.p_ND)
+    # p_j expm1(-d_j)
     slope_ND = work.expm1_ND.mul_(work.p_ND)
     return slope_ND.addcmul_(work.p_ND, slope_ND.sum(-1, keepdim=True), value=-1)
 
 
 def _through_zscore(slope_ND: Tensor, work: _Workspace, *, std_N1: Tensor, terms: _Terms) -> Tensor:
-    """The bracket of the derivation at the top of the file, in place of the gradient at the logits."""
-    # A constant token has logits of 0 and a std of 0: any finite divisor gives the right product, 0.
+    """Compute the bracket of the derivation at the top of the file, overwriting the gradient at the logits."""
+    # r / s. A constant token has logits 0 and std 0: any finite divisor gives the right product, 0.
     ratio_N1 = (std_N1 + STD_EPS) / std_N1.clamp_min(torch.finfo(std_N1.dtype).tiny)
+    # (N, 1): (sum g a) T^2 r / ((D - 1) s)
     along_N1 = torch.mul(slope_ND, work.student_ND, out=work.spare_ND).sum(-1, keepdim=True)
     along_N1.mul_(ratio_N1).mul_(terms.temperature**2 / (slope_ND.shape[-1] - 1))
     return slope_ND.addcmul_(work.student_ND, along_N1, value=-1)
 
 
 def _token_weights(weight: Tensor | None, *, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights of all tokens of a tap, `(N, 1)`."""
+    """Return the weights of all tokens of a tap, `(N, 1)`."""
     batch, tokens, _ = like.shape
     if weight is None:
         return torch.ones(batch * tokens, 1, dtype=dtype, device=like.device)

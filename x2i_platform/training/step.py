@@ -21,68 +21,72 @@ from x2i_platform.training.data import Batch
 from x2i_platform.training.losses import attention_kl
 
 Student = Callable[..., Conditioning]
-"""AlignNet, or whatever wraps it: `student(states_BCSH, mask_BS=...)`."""
+"""AlignNet or a wrapper of it: `student(states_BCSH, mask_BS=...)`."""
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """Loss of one micro-batch, and the number of tokens it stands for."""
+    """Loss of one micro-batch, its samples and its number of tokens."""
 
     loss: Tensor
-    """The reference's loss in distillation: KL summed over taps, tokens and channels, divided by the batch size. It
-    is estimated from the kept tokens, and its expectation is that of all tokens."""
+    """For distillation the reference's loss: KL summed over taps, tokens and channels, divided by the batch size. It is
+    an unbiased estimate from the tokens kept."""
     sample_ids: tuple[str, ...]
     num_tokens: int
-    """Tokens over all taps of one sample, so that loss / num_tokens is the KL per token. 1 if the loss is a mean
-    already."""
+    """Number of tokens of all taps of one sample: loss / num_tokens is the KL per token. 1 if the loss is already a
+    mean."""
 
 
 def distill_step(student: Student, *, teacher: Teacher, batch: Batch, config: TrainConfig) -> StepResult:
-    """Loss of the student on one batch of precomputed targets."""
-    # AlignNet: MLLM states (B, C, S, H) -> conditioning. The weights are float32, so the states are too.
+    """Compute the student's loss on one batch of precomputed targets."""
+    # (B, C, S, H) -> prompt embeds (B, text tokens, E) and pooled (B, P). AlignNet trains in float32.
     conditioning = student(batch.states_BCSH.float(), mask_BS=batch.mask_BS)
-    # The frozen DiT runs under the student's conditioning, on the canvas and at the noise level that the teacher had.
     dtype = teacher.dit.dtype
-    with attention_taps(teacher.dit, tuple(batch.targets_BTD)) as taken:
+    # Run the DiT with the student's conditioning on the latents and noise levels of the targets; record its attention.
+    canvas_BNC = (
+        teacher.noise(batch.seeds)
+        if batch.canvas_BL is None
+        else batch.canvas_BL.view(len(batch.seeds), teacher.num_image_tokens, -1)
+    )
+    with attention_taps(teacher.dit, tuple(batch.targets_BTD)) as outputs:
         teacher.forward(
             conditioning.prompt_embeds_BTE.to(dtype),
             pooled_BP=conditioning.pooled_BP.to(dtype),
-            latents_BNC=_canvas(batch, teacher=teacher),
+            latents_BNC=canvas_BNC,
             sigma_B=teacher.sigmas(batch.seeds),
         )
     num_text = conditioning.prompt_embeds_BTE.shape[1]
-    taps = [Tap.named(name) for name in taken]
-    # Only some tokens of each output were stored: find the same ones in the student's outputs.
-    # Without padding the student may have fewer text tokens than the teacher: a weight of zero silences the rest.
+    taps = [Tap.named(name) for name in outputs]
+    # Padding `none` may give the student fewer text tokens than the teacher. Clamp the missing indices into range;
+    # their weight below is zero.
     text_BT = batch.text_idx_BT.clamp_max(num_text - 1)
+    # Positions of the kept tokens on each tap's axis: text tokens come before image tokens.
     kept = [tap.positions(text_idx=text_BT, image_idx=batch.image_idx_BT, num_text=num_text) for tap in taps]
+    # Only some tokens were stored. Each counts as often as it stands for others, so the sum estimates that of all
+    # tokens.
     text_weights_BT, image_weights_BT = _weights(batch, teacher=teacher, num_text=num_text)
-    # Each kept token stands for several, so the weighted sum estimates the loss over all tokens.
     loss = attention_kl(
-        [_gather(taken[tap.name], kept_BT) for tap, kept_BT in zip(taps, kept, strict=True)],
+        # (B, N, D) -> (B, T, D): only the kept tokens have targets.
+        [_gather(outputs[tap.name], kept_BT) for tap, kept_BT in zip(taps, kept, strict=True)],
         [batch.targets_BTD[tap.name] for tap in taps],
         weights=[tap.join(text=text_weights_BT, image=image_weights_BT) for tap in taps],
         temperature=config.temperature,
         direction=config.direction,
     )
-    stands_for = sum(tap.num_tokens(text=teacher.num_text_tokens, image=teacher.num_image_tokens) for tap in taps)
-    return StepResult(loss, batch.sample_ids, stands_for)
-
-
-def _canvas(batch: Batch, *, teacher: Teacher) -> Tensor:
-    if batch.canvas_BL is None:
-        return teacher.noise(batch.seeds)
-    return batch.canvas_BL.view(len(batch.seeds), teacher.num_image_tokens, -1)
+    num_tokens = sum(tap.num_tokens(text=teacher.num_text_tokens, image=teacher.num_image_tokens) for tap in taps)
+    return StepResult(loss, batch.sample_ids, num_tokens)
 
 
 def _weights(batch: Batch, *, teacher: Teacher, num_text: int) -> tuple[Tensor, Tensor]:
-    """Text and image tokens that each kept one stands for, `(B, T)`: the inverse of its chance to be drawn."""
+    """Return the weights `(B, T)` of kept text and image tokens: the inverse of their probability to be drawn."""
     text_share = teacher.num_text_tokens / max(batch.text_idx_BT.shape[1], 1)
     image_share = teacher.num_image_tokens / max(batch.image_idx_BT.shape[1], 1)
+    # A text token that the student doesn't have gets weight 0.
     text_BT = (batch.text_idx_BT < num_text).float() * text_share
     image_BT = torch.full_like(batch.image_idx_BT, 1, dtype=torch.float32) * image_share
     return text_BT, image_BT
 
 
 def _gather(output_BND: Tensor, kept_BT: Tensor) -> Tensor:
+    """Select tokens: `(B, N, D)` -> `(B, T, D)`."""
     return output_BND.gather(1, kept_BT.unsqueeze(-1).expand(-1, -1, output_BND.shape[-1]))

@@ -1,8 +1,8 @@
-"""How AlignNet's gradients, optimizer and weights are spread over workers: plain DDP, or DeepSpeed ZeRO 1, 2, 3.
+"""Spreads AlignNet's gradients, optimizer and weights over workers: plain DDP, or DeepSpeed ZeRO 1, 2, 3.
 
-Invariants: every strategy computes the same update; what is saved, `OptimizerState`, is whole float32 tensors by
-parameter name, so a checkpoint can be resumed under another strategy or number of workers, and loading it runs no code.
-The frozen DiT stays outside: it is a plain replica on each worker.
+Invariants: every strategy computes the same update; the saved `OptimizerState` holds whole float32 tensors by parameter
+name, so a checkpoint can be resumed with another strategy or number of workers, and loading it runs no code. The frozen
+DiT is not part of this: each worker has a plain replica.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """AlignNet and AdamW between two steps, each dict by parameter name, on the CPU."""
+    """Weights and AdamW state between two steps: dicts by parameter name, on the CPU."""
 
     updates: int
     weights: dict[str, Tensor]
@@ -34,7 +34,7 @@ class OptimizerState:
 
 
 class Strategy(ABC):
-    """AlignNet with its optimizer. Collective: every worker makes the same calls in the same order."""
+    """AlignNet with its optimizer. Calls are collective: every worker makes the same ones in the same order."""
 
     def __init__(self, alignnet: AlignNet, *, config: TrainConfig) -> None:
         self.alignnet, self.config = alignnet, config
@@ -42,34 +42,34 @@ class Strategy(ABC):
 
     @abstractmethod
     def __call__(self, states_BCSH: Tensor, *, mask_BS: Tensor) -> Conditioning:
-        """AlignNet's forward."""
+        """Run AlignNet's forward."""
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradient of one micro-batch; the accumulated mean is over workers and micro-batches."""
+        """Accumulate the gradient of one micro-batch, as a mean over workers and micro-batches."""
 
     @abstractmethod
     def update(self, lr: float) -> float:
-        """Clip, step and clear the gradients; returns the gradient norm before clipping.
+        """Clip the gradients, take a step, clear them, and return the gradient norm before clipping.
 
-        Where that is not finite, nothing is updated, on any worker.
+        If the norm is not finite, no worker updates anything.
         """
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
-        """Whole float32 weights by name, detached."""
+        """Return whole float32 weights by name, detached."""
 
     @abstractmethod
     def state(self) -> OptimizerState:
-        """A copy of everything that the next update depends on."""
+        """Return a copy of everything that the next update depends on."""
 
     @abstractmethod
     def restore(self, state: OptimizerState) -> None:
-        """Continue as if this strategy had made the state's updates itself."""
+        """Continue from a state as if this strategy had made its updates."""
 
 
 class DDP(Strategy):
-    """PyTorch's DistributedDataParallel, or the bare module where there is no process group."""
+    """PyTorch's DistributedDataParallel, or the bare module if there is only one worker."""
 
     def __init__(self, alignnet: AlignNet, *, config: TrainConfig) -> None:
         super().__init__(alignnet, config=config)
@@ -121,15 +121,16 @@ class DDP(Strategy):
 
 
 class ZeRO(Strategy):
-    """DeepSpeed at a ZeRO stage, float32 throughout: AlignNet is small, its precision costs nothing beside the DiT."""
+    """DeepSpeed at a ZeRO stage, with float32 weights: AlignNet is small, so they cost little beside the DiT."""
 
     def __init__(self, alignnet: AlignNet, *, config: TrainConfig, stage: int, micro_batch: int) -> None:
         super().__init__(alignnet, config=config)
-        if not torch.cuda.is_available():  # DeepSpeed guesses from what is installed, and is wrong without a GPU
+        if not torch.cuda.is_available():
+            # Without this DeepSpeed would choose its accelerator by what is installed.
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
 
-        # On the CPU DeepSpeed would compile a shared-memory extension at first use; gloo does without it.
+        # On the CPU DeepSpeed would compile a shared-memory extension at first use; gloo doesn't need it.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         adam = {"lr": config.lr, "betas": list(config.betas), "weight_decay": config.weight_decay, "torch_adam": True}
         self._deepspeed = deepspeed
@@ -152,13 +153,13 @@ class ZeRO(Strategy):
     def backward(self, loss: Tensor) -> None:
         self._engine.backward(loss)
         if not self._engine.is_gradient_accumulation_boundary():
-            self._engine.step()  # counts the micro-batch; the update itself waits for `update`
+            self._engine.step()  # only counts the micro-batch; `update` makes the update
 
     def update(self, lr: float) -> float:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
-        norm = float(self._engine.get_global_grad_norm())  # infinite where DeepSpeed left the step out
+        norm = float(self._engine.get_global_grad_norm())  # infinite if DeepSpeed skipped the step
         self.updates += math.isfinite(norm)
         return norm
 
@@ -177,8 +178,8 @@ class ZeRO(Strategy):
     def restore(self, state: OptimizerState) -> None:
         self._create_moments()
         parameters = dict(self.alignnet.named_parameters())
-        # Set where the forward reads them; the optimizer's own copy follows. The other way round, through
-        # `safe_set_full_fp32_param`, the next forward would still see the old weights.
+        # Set the weights that the forward reads, then refresh the optimizer's copy. `safe_set_full_fp32_param` sets the
+        # copy only, and the next forward would still see the old weights.
         with self._deepspeed.zero.GatheredParameters(list(parameters.values()), modifier_rank=0):
             for name, parameter in parameters.items():
                 parameter.data.copy_(state.weights[name])
@@ -195,14 +196,14 @@ class ZeRO(Strategy):
         if not hasattr(parameter, "ds_tensor"):
             utils.safe_set_full_optimizer_state(parameter, value, moment)
             return
-        # ZeRO-3 pads a tensor to equal parts, but its setter for whole tensors can't cut one that needs padding.
+        # ZeRO-3 pads a tensor to split it into equal parts. Its setter for whole tensors can't do that, so do it here.
         size, rank = parameter.ds_tensor.numel(), self._engine.global_rank
         padded = value.new_zeros(size * self._engine.world_size)
         padded[: value.numel()] = value.flatten()
         utils.safe_set_local_optimizer_state(parameter, padded[rank * size : (rank + 1) * size], moment)
 
     def _create_moments(self) -> None:
-        """DeepSpeed creates AdamW's moments at the first step: take a step with rate 0 before they are overwritten."""
+        """Take a step with learning rate 0: DeepSpeed creates AdamW's moments at the first step only."""
         dims = self.alignnet.dims
         device = self._engine.device
         states_BCSH = torch.zeros(1, dims.num_layers, 1, dims.hidden_size, device=device)
@@ -214,9 +215,7 @@ class ZeRO(Strategy):
 
 
 class Autocast(nn.Module):
-    """AlignNet in the recipe's precision. It is inside the wrapped module because DeepSpeed switches off an outer
-    autocast.
-    """
+    """AlignNet in the recipe's precision. The autocast is in here because DeepSpeed disables one around it."""
 
     def __init__(self, alignnet: AlignNet, *, config: TrainConfig) -> None:
         super().__init__()
@@ -230,7 +229,7 @@ class Autocast(nn.Module):
 
 
 def build_strategy(name: str, *, alignnet: AlignNet, config: TrainConfig, micro_batch: int) -> Strategy:
-    """The strategy of a recipe: `ddp`, `zero1`, `zero2` or `zero3`."""
+    """Build the strategy `ddp`, `zero1`, `zero2` or `zero3`."""
     if name == "ddp":
         return DDP(alignnet, config=config)
     return ZeRO(alignnet, config=config, stage=int(name.removeprefix("zero")), micro_batch=micro_batch)

@@ -1,4 +1,4 @@
-"""Measures how close the student is to the teacher on captions it was not trained on."""
+"""Compares student and teacher on captions that were never trained on."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from x2i_platform.training.losses import attention_kl
 def attention_distance(
     student: Conditioning, *, goal: Conditioning, teacher: Teacher, seeds: Sequence[int], config: TrainConfig
 ) -> float:
-    """KL per token, in nats, between the DiT's attention outputs under two conditionings, over all taps and tokens.
+    """Return the KL per token, in nats, between the DiT's attention outputs under two conditionings, over all taps.
 
-    If the student has another number of text tokens than the teacher, only image tokens are compared.
+    If the student and the teacher have different numbers of text tokens, only image tokens are compared.
     """
     canvas_BNC = teacher.canvas(seeds, prompt_embeds_BTE=goal.prompt_embeds_BTE, pooled_BP=goal.pooled_BP)
     # Attention outputs under both conditionings, on the same canvas, divided into text and image tokens.
@@ -46,9 +46,10 @@ def attention_distance(
 
 
 def shared_out(places: Sequence[Place], *, rank: int, world: int) -> tuple[list[Place], int]:
-    """A worker's places, and how many of them count.
+    """Return a worker's places, and how many of them count.
 
-    All workers get the same number, because ZeRO-3's forward is collective; a repeated place at the end doesn't count.
+    All workers get the same number of places, because ZeRO-3's forward is collective. Places repeated at the end don't
+    count.
     """
     rounds = -(-len(places) // world)
     indices = range(rank, rounds * world, world)

@@ -1,8 +1,8 @@
-"""The warm start: AlignNet regresses onto what T5 and CLIP make of a caption, before the DiT takes part.
+"""The warm start: AlignNet regresses onto the outputs of T5 and CLIP before distillation, without the DiT.
 
 Shape suffixes: B batch, C MLLM layers + 1, S tokens, H hidden width, T text tokens, E prompt width, P pooled width.
 
-Invariants: reads tables `mllm` and `text`, never `targets`; pure PyTorch, without Ray, DeepSpeed or MLflow.
+Invariants: it reads tables `mllm` and `text`, never `targets`; pure PyTorch, without Ray, DeepSpeed or MLflow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from x2i_platform.training.data import ShardDataset, StatesBatch, pad_samples
 from x2i_platform.training.step import StepResult, Student
 
 FINAL_RATE = 0.1
-"""Share of the learning rate at the last step."""
+"""Share of the peak learning rate at the last step."""
 
 
 class TextDataset(ShardDataset[TextSample]):
@@ -33,7 +33,7 @@ class TextDataset(ShardDataset[TextSample]):
 
 @dataclass(frozen=True)
 class TextBatch(StatesBatch):
-    """Inputs of a warm start step."""
+    """A batch of the warm start: states and the text encoders' outputs."""
 
     prompt_embeds_BTE: Tensor
     pooled_BP: Tensor
@@ -41,13 +41,13 @@ class TextBatch(StatesBatch):
 
 @dataclass(frozen=True)
 class TextCollate:
-    """Puts samples side by side; a value, so that a loader process can be sent one."""
+    """Collates samples. A dataclass, so it can be sent to a loader process."""
 
     padding: Padding
     text_tokens: int
 
     def __call__(self, samples: Sequence[TextSample]) -> TextBatch:
-        """One batch. Raises TrainingError as `pad_samples` does."""
+        """Make one batch. Raises TrainingError like `pad_samples`."""
         states = pad_samples(samples, padding=self.padding, text_tokens=self.text_tokens)
         return TextBatch(
             **vars(states),
@@ -58,36 +58,39 @@ class TextCollate:
 
 @dataclass(frozen=True)
 class Spread:
-    """Variances of T5's tokens and of CLIP's vector, each over all numbers: they make the two errors comparable."""
+    """Variances of T5's tokens and of CLIP's vector, over all their numbers. They make the two errors comparable."""
 
     prompt_embeds: float
     pooled: float
 
 
 def spread_of(rows: Iterable[TextRow]) -> Spread:
-    """Variances over some captions, read one at a time: a row of FLUX.1's T5 has two million numbers."""
+    """Compute the variances over some captions, one row in memory at a time.
+
+    A row of FLUX.1's T5 has two million numbers, so only its mean and mean square are kept.
+    """
     parts = [(_moments(row.prompt_embeds_TE), _moments(row.pooled_P)) for row in rows]
-    return Spread(*(_variance(torch.stack(moments)) for moments in zip(*parts, strict=True)))
+    variances = []
+    for moments in zip(*parts, strict=True):
+        # (captions, 2) -> mean and mean square over all captions. The variance is E[x²] - E[x]².
+        mean, mean_square = torch.stack(moments).mean(0)
+        variances.append(float(mean_square - mean.square()))
+    return Spread(*variances)
 
 
 def _moments(values: Tensor) -> Tensor:
-    """Mean and mean square. Float64: their difference is to be taken."""
+    """Return mean and mean square in float64, because the variance is their difference."""
     return torch.stack([values.double().mean(), values.double().square().mean()])
 
 
-def _variance(moments: Tensor) -> float:
-    mean, mean_square = moments.mean(0)
-    return float(mean_square - mean.square())
-
-
 def warm_start_step(student: Student, *, batch: TextBatch, spread: Spread) -> StepResult:
-    """Mean squared error over all T positions, padded ones too because the DiT sees them, plus that of the pooled
-    vector.
+    """Compute the mean squared errors of the prompt embeds and of the pooled vector, each divided by its variance.
 
-    Each is divided by its variance: an AlignNet that returns only the means would have a loss of 2.
+    Padded positions count too, because the DiT sees them. A student that always returns the mean has a loss of 2.
     """
+    # (B, C, S, H) -> (B, T, E) and (B, P).
     prompt_embeds_BTE, pooled_BP = student(batch.states_BCSH.float(), mask_BS=batch.mask_BS)
-    # Divided by their variances, tokens and pooled vector weigh the same, whatever their scales.
+    # The division by the variances gives both errors the same weight.
     loss = _squared_error(prompt_embeds_BTE, batch.prompt_embeds_BTE) / spread.prompt_embeds
     loss = loss + _squared_error(pooled_BP, batch.pooled_BP) / spread.pooled
     return StepResult(loss, batch.sample_ids, num_tokens=1)
@@ -98,7 +101,7 @@ def _squared_error(output: Tensor, goal: Tensor) -> Tensor:
 
 
 def warm_start_rate(step: int, *, config: TrainConfig) -> float:
-    """Linear warm-up, then half a cosine to a tenth, which the last step has. Steps count from 0."""
+    """Return the rate of a step from 0: linear warm-up, then half a cosine down to a tenth at the last step."""
     peak, rising = config.warm_start_lr, config.warmup_steps
     if step < rising:
         return peak * (step + 1) / rising

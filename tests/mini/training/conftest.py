@@ -13,7 +13,7 @@ from x2i_platform.mini.training import language
 @pytest.fixture(scope="session")
 def words() -> Qwen2Tokenizer:
     """Learnt from captions in all languages; takes a second or two."""
-    return language.words()
+    return language.build_tokenizer()
 
 
 @pytest.fixture

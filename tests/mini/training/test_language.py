@@ -11,7 +11,7 @@ import torch
 from transformers import Qwen2Tokenizer
 
 from x2i_platform.mini.languages import describe
-from x2i_platform.mini.scenes import plainest
+from x2i_platform.mini.scenes import canonical
 from x2i_platform.mini.training import language, vision
 from x2i_platform.mini.training.corpus import training_scenes
 
@@ -34,7 +34,7 @@ def test_hiding_leaves_what_is_to_be_said_and_what_was_asked(words: Qwen2Tokeniz
 def test_the_same_words_are_hidden_whatever_the_prompt_is(words: Qwen2Tokenizer) -> None:
     """States are compared answer by answer, which must be of the same words."""
     scenes = list(islice(training_scenes(seed=6), 12))
-    answers = [describe(plainest(scene)) for scene in scenes]
+    answers = [describe(canonical(scene)) for scene in scenes]
     token = language.hidden_token(words)
     batches = [
         language.dialogues(words, ["a red circle"] * 24, answers=answers * 2),
@@ -54,7 +54,7 @@ def test_the_same_words_are_hidden_whatever_the_prompt_is(words: Qwen2Tokenizer)
 
 
 def test_the_longest_answer_fits(words: Qwen2Tokenizer) -> None:
-    answers = {describe(plainest(scene)) for scene in islice(training_scenes(seed=6, sized=True), 2000)}
+    answers = {describe(canonical(scene)) for scene in islice(training_scenes(seed=6, sized=True), 2000)}
     assert max(map(len, words(sorted(answers)).input_ids)) < language.LONGEST_ANSWER
 
 
@@ -70,14 +70,14 @@ def test_what_is_hidden_is_not_seen(mllm: Any, words: Qwen2Tokenizer) -> None:
 def test_states_of_the_english_half_are_a_goal_without_a_gradient() -> None:
     batch = language.collate([[1, 2], [3]] * 2, [[4, 5], [6, 7, 8]] * 2, filler=0)
     states = tuple(torch.randn(4, 4, 8, requires_grad=True) for _ in range(3))
-    language.states_apart(states, batch).backward()
+    language.states_distance(states, batch).backward()
     assert states[0].grad is None, "the embeddings are of words, which differ"
     for layer in states[1:]:
         assert layer.grad is not None
         assert not layer.grad[:2].any()
         assert torch.equal(layer.grad[2:].any(-1), batch.answer_BS[2:])
     same = tuple(layer[:2].repeat(2, 1, 1) for layer in states)
-    assert language.states_apart(same, batch) == 0
+    assert language.states_distance(same, batch) == 0
 
 
 def test_answers_alone_are_scored() -> None:

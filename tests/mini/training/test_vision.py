@@ -80,7 +80,7 @@ def test_apart_is_counted_in_units_of_the_goals_variance() -> None:
     goals = [torch.randn(6, 4) * scale for scale in (1, 5, 50)]
     moved = [(goal + 0.5 * goal.var(0).mean().sqrt()).view(3, 2, 4) for goal in goals]
     states = [torch.cat([torch.full((3, 1, 4), 9.0), each], dim=1) for each in moved]
-    assert vision.apart_from(goals, states, batch).item() == pytest.approx(0.25, rel=1e-4)
+    assert vision.distance_from(goals, states, batch).item() == pytest.approx(0.25, rel=1e-4)
 
 
 def test_cells_say_what_stands_where() -> None:

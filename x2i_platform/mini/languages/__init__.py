@@ -1,8 +1,8 @@
-"""Scenes become captions in six languages, each in several phrasings that mean exactly the scene.
+"""Describes scenes in six languages, each with several phrasings that mean exactly the scene.
 
-Invariants: a caption is a pure function of its scene, language and seed; two scenes share a caption of a language only
-if they mean the same (one is the other's converse). Captions are NFC text without a final stop; those in Latin letters
-have at most 18 words, Chinese ones at most 30 characters, Japanese ones at most 40.
+Invariants: a caption is a pure function of its scene, language and seed; two scenes share a caption in a language only
+if they mean the same (one is the other's converse). Captions are NFC text without a final stop. Captions in Latin
+letters have at most 18 words, Chinese ones at most 30 characters, Japanese ones at most 40.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ LANGUAGES: tuple[Language, ...] = get_args(Language)
 
 
 class Grammar(Protocol):
-    """The functions of a language's module; each returns phrasings, the plainest first."""
+    """The functions of a language's module. Each returns phrasings, the canonical one first."""
 
     def one(self, thing: Thing) -> list[str]:
-        """A single thing."""
+        """Describe a single thing."""
 
     def several(self, thing: Thing, *, count: int) -> list[str]:
-        """Two to four things alike."""
+        """Describe two to four equal things."""
 
     def placed(self, first: Thing, *, relation: Relation, second: Thing) -> list[str]:
-        """Two things with a relation: where the first is, seen from the second."""
+        """Describe two things and the position of the first relative to the second."""
 
     def together(self, first: Thing, *, second: Thing) -> list[str]:
-        """Two things without a relation."""
+        """Describe two things without their positions."""
 
 
 GRAMMARS: dict[Language, Grammar] = {
@@ -44,7 +44,7 @@ GRAMMARS: dict[Language, Grammar] = {
 
 
 def phrasings(scene: Scene, *, language: Language) -> list[str]:
-    """Every caption of a scene, in a fixed order, without duplicates; the first is the plainest."""
+    """Return all distinct captions of a scene in a fixed order, the canonical one first."""
     grammar = GRAMMARS[language]
     if scene.second is None:
         said = grammar.one(scene.first) if scene.count == 1 else grammar.several(scene.first, count=scene.count)
@@ -56,10 +56,10 @@ def phrasings(scene: Scene, *, language: Language) -> list[str]:
 
 
 def caption(scene: Scene, *, language: Language = "english", seed: int) -> str:
-    """One phrasing of a scene, drawn uniformly from all phrasings of the language."""
+    """Draw one phrasing of a scene, all of the language's with equal probability."""
     return random.Random(f"caption {scene} {language} {seed}").choice(phrasings(scene, language=language))
 
 
 def describe(scene: Scene) -> str:
-    """The canonical English sentence of a scene, such as "a large red circle above a small blue square"."""
+    """Return the canonical English sentence of a scene, such as "a large red circle above a small blue square"."""
     return phrasings(scene, language="english")[0]

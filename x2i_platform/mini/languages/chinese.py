@@ -1,7 +1,7 @@
-"""Scenes in simplified Chinese.
+"""Describes scenes in simplified Chinese.
 
-Invariants: 个 counts every shape; "above" is 上方, as 上面 may be "lying on"; a heart is 爱心, as 小心形 starts
-with "take care" (小心).
+Invariants: 个 is the measure word of every shape; "above" is 上方, because 上面 may mean "lying on"; a heart
+is 爱心, because 小心形 would start with "take care" (小心).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SHORT_PATTERNS: dict[Size | None, str] = {
     "medium": "中等大小的{colour}{noun}",
     "large": "{colour}大{noun}",
 }
-"""Without 的 where that can be, as titles have it."""
+"""Patterns without 的 if possible, as in titles."""
 NUMERALS = {1: "一", 2: "两", 3: "三", 4: "四"}
 PLACES: dict[Relation, tuple[str, str]] = {
     "left of": ("左边", "左侧"),
@@ -49,18 +49,18 @@ PLACES: dict[Relation, tuple[str, str]] = {
 
 
 def one(thing: Thing) -> list[str]:
-    """A single thing."""
+    """Describe a single thing."""
     return several(thing, count=1)
 
 
 def several(thing: Thing, *, count: int) -> list[str]:
-    """One to four things alike."""
+    """Describe one to four equal things."""
     plain, short = _counted(thing, count=count), f"{NUMERALS[count]}个{_short(thing)}"
     return [plain, short, f"图中有{plain}", f"画面上有{short}", f"这里有{plain}", f"画着{short}的图片"]
 
 
 def placed(first: Thing, *, relation: Relation, second: Thing) -> list[str]:
-    """Two things and where the first is, seen from the second."""
+    """Describe two things and the position of the first relative to the second."""
     a, b = _counted(first), _counted(second)
     short_a, short_b = _short(first), _short(second)
     here, there = PLACES[relation], PLACES[CONVERSE[relation]]
@@ -78,7 +78,7 @@ def placed(first: Thing, *, relation: Relation, second: Thing) -> list[str]:
 
 
 def together(first: Thing, *, second: Thing) -> list[str]:
-    """Two things, without a word on which is where."""
+    """Describe two things without their positions."""
     a, b = _counted(first), _counted(second)
     short_a, short_b = _short(first), _short(second)
     return [

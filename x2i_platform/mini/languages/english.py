@@ -1,7 +1,7 @@
-"""Scenes in English.
+"""Describes scenes in English.
 
-Invariants: the first phrasing of each function is the canonical one; "next to" and "beside" are never said, as they
-tell side by side from one above the other.
+Invariants: the first phrasing of each function is the canonical one; "next to" and "beside" are never used, because
+they would exclude one above the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PLURALS: dict[Shape, str] = {
 }
 NUMERALS = {2: "two", 3: "three", 4: "four"}
 SYNONYMS: dict[Size, str] = {"small": "little", "medium": "medium-sized", "large": "big"}
-"""A second word for each size; the first is its name."""
+"""A synonym for each size."""
 PREPOSITIONS: dict[Relation, tuple[str, ...]] = {
     "left of": ("to the left of", "on the left of", "left of"),
     "right of": ("to the right of", "on the right of", "right of"),
@@ -31,7 +31,7 @@ SIDES: dict[Relation, str] = {
     "above": "above it",
     "below": "below it",
 }
-"""Where the thing is that follows "with"."""
+"""The position of the thing after "with"."""
 CORNERS: dict[Relation, str] = {
     "left of": "on the left",
     "right of": "on the right",
@@ -41,7 +41,7 @@ CORNERS: dict[Relation, str] = {
 
 
 def one(thing: Thing) -> list[str]:
-    """A single thing."""
+    """Describe a single thing."""
     a, synonym = _singular(thing), _singular(thing, synonyms=True)
     alone = " ".join(["one", *_adjectives(thing, synonyms=False), thing.shape])
     return [
@@ -56,7 +56,7 @@ def one(thing: Thing) -> list[str]:
 
 
 def several(thing: Thing, *, count: int) -> list[str]:
-    """Two to four things alike."""
+    """Describe two to four equal things."""
     plain, synonym = (_plural(thing, count=count, synonyms=synonyms) for synonyms in (False, True))
     return [
         *(plain, synonym, f"a picture of {plain}", f"a drawing of {synonym}", f"an image of {plain}"),
@@ -65,7 +65,7 @@ def several(thing: Thing, *, count: int) -> list[str]:
 
 
 def placed(first: Thing, *, relation: Relation, second: Thing) -> list[str]:
-    """Two things and where the first is, seen from the second."""
+    """Describe two things and the position of the first relative to the second."""
     a, b = _singular(first), _singular(second)
     varied_a, varied_b = _singular(first, synonyms=True), _singular(second, synonyms=True)
     here, there = PREPOSITIONS[relation], PREPOSITIONS[CONVERSE[relation]]
@@ -82,7 +82,7 @@ def placed(first: Thing, *, relation: Relation, second: Thing) -> list[str]:
 
 
 def together(first: Thing, *, second: Thing) -> list[str]:
-    """Two things, without a word on which is where."""
+    """Describe two things without their positions."""
     a, b = _singular(first), _singular(second)
     varied_a, varied_b = _singular(first, synonyms=True), _singular(second, synonyms=True)
     return [

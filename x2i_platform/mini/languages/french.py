@@ -1,7 +1,7 @@
-"""Scenes in French.
+"""Describes scenes in French.
 
-Invariants: articles and adjectives agree in gender and number; "orange" is invariable, being a fruit; "de" and
-"que" are elided before "un" and "une".
+Invariants: articles and adjectives agree in gender and number; "orange" is invariable, because it comes from a noun;
+"de" and "que" are elided before "un" and "une".
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Adjective(NamedTuple):
     feminine_plural: str
 
     def agreeing(self, gender: Gender, *, plural: bool) -> str:
-        """The form for a noun."""
+        """Return the form that agrees with a noun."""
         singular, several = (
             (self.masculine, self.masculine_plural) if gender == "masculine" else (self.feminine, self.feminine_plural)
         )
@@ -78,18 +78,18 @@ CORNERS: dict[Relation, str] = {"left of": "à gauche", "right of": "à droite",
 
 
 def one(thing: Thing) -> list[str]:
-    """A single thing."""
+    """Describe a single thing."""
     return _alone(_singular(thing))
 
 
 def several(thing: Thing, *, count: int) -> list[str]:
-    """Two to four things alike."""
+    """Describe two to four equal things."""
     plural = _noun_phrase(thing, determiner=NUMERALS[count], plural=True)
     return [*_alone(plural), f"un groupe de {plural}"]
 
 
 def placed(first: Thing, *, relation: Relation, second: Thing) -> list[str]:
-    """Two things and where the first is, seen from the second."""
+    """Describe two things and the position of the first relative to the second."""
     a, b = _singular(first), _singular(second)
     here, there = PREPOSITIONS[relation], PREPOSITIONS[CONVERSE[relation]]
     return _elided(
@@ -107,7 +107,7 @@ def placed(first: Thing, *, relation: Relation, second: Thing) -> list[str]:
 
 
 def together(first: Thing, *, second: Thing) -> list[str]:
-    """Two things, without a word on which is where."""
+    """Describe two things without their positions."""
     a, b = _singular(first), _singular(second)
     return _elided(
         *(f"{a} et {b}", f"{b} et {a}", f"{a} avec {b}", f"{b} ainsi que {a}", f"à la fois {a} et {b}"),
@@ -116,7 +116,7 @@ def together(first: Thing, *, second: Thing) -> list[str]:
 
 
 def _alone(phrase: str) -> list[str]:
-    """Any noun phrase, by itself and in sentences that say nothing more."""
+    """Return a noun phrase by itself and in sentences that add no meaning."""
     return _elided(
         *(phrase, f"une image de {phrase}", f"un dessin de {phrase}", f"il y a {phrase}", f"on voit {phrase}"),
         f"l'image montre {phrase}",

@@ -1,7 +1,7 @@
-"""Scenes in German.
+"""Describes scenes in German.
 
-Invariants: nouns, articles and adjectives agree in gender, number and case; the colours "rosa" and the numerals don't
-inflect.
+Invariants: nouns, articles and adjectives agree in gender, number and case; the colour "rosa" and the numerals are not
+inflected.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Gender = Literal["masculine", "neuter"]
 
 
 class Noun(NamedTuple):
-    """The forms that differ; the accusative singular is the nominative, and plurals differ in the dative alone."""
+    """A noun's forms. The accusative singular equals the nominative; plurals differ only in the dative."""
 
     gender: Gender
     nominative: str
@@ -25,7 +25,7 @@ class Noun(NamedTuple):
     dative_plural: str
 
     def singular(self, case: Case) -> str:
-        """The form for a case."""
+        """Return the singular form for a case."""
         return {"dative": self.dative, "genitive": self.genitive}.get(case, self.nominative)
 
 
@@ -71,7 +71,7 @@ PREPOSITIONS: dict[Relation, tuple[str, str]] = {
     "above": ("über", "oberhalb von"),
     "below": ("unter", "unterhalb von"),
 }
-"""All with the dative."""
+"""All take the dative."""
 SIDES: dict[Relation, str] = {
     "left of": "links davon",
     "right of": "rechts davon",
@@ -82,7 +82,7 @@ CORNERS: dict[Relation, str] = {"left of": "links", "right of": "rechts", "above
 
 
 def one(thing: Thing) -> list[str]:
-    """A single thing."""
+    """Describe a single thing."""
     a, dative = _singular(thing), _singular(thing, case="dative")
     return [
         *(a, f"ein Bild von {dative}", f"ein Bild mit {dative}", f"eine Zeichnung von {dative}"),
@@ -92,7 +92,7 @@ def one(thing: Thing) -> list[str]:
 
 
 def several(thing: Thing, *, count: int) -> list[str]:
-    """Two to four things alike."""
+    """Describe two to four equal things."""
     plain, dative = _plural(thing, count=count), _plural(thing, count=count, dative=True)
     return [
         *(plain, f"ein Bild von {dative}", f"ein Bild mit {dative}", f"eine Zeichnung von {dative}"),
@@ -101,7 +101,7 @@ def several(thing: Thing, *, count: int) -> list[str]:
 
 
 def placed(first: Thing, *, relation: Relation, second: Thing) -> list[str]:
-    """Two things and where the first is, seen from the second."""
+    """Describe two things and the position of the first relative to the second."""
     a, b = _singular(first), _singular(second)
     dative_a, dative_b = _singular(first, case="dative"), _singular(second, case="dative")
     here, there = PREPOSITIONS[relation], PREPOSITIONS[CONVERSE[relation]]
@@ -118,7 +118,7 @@ def placed(first: Thing, *, relation: Relation, second: Thing) -> list[str]:
 
 
 def together(first: Thing, *, second: Thing) -> list[str]:
-    """Two things, without a word on which is where."""
+    """Describe two things without their positions."""
     a, b = _singular(first), _singular(second)
     dative_a, dative_b = _singular(first, case="dative"), _singular(second, case="dative")
     return [

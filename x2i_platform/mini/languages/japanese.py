@@ -1,7 +1,7 @@
-"""Scenes in Japanese.
+"""Describes scenes in Japanese.
 
-Invariants: a thing is never followed by の and another noun that its size could belong to ("大きな円の絵" might be a
-large picture); places are exempt, having no size.
+Invariants: a thing is never followed by の and a noun that its size could refer to ("大きな円の絵" could mean a large
+picture). Positions may follow, because they have no size.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PLACES: dict[Relation, tuple[str, str]] = {
 
 
 def one(thing: Thing) -> list[str]:
-    """A single thing."""
+    """Describe a single thing."""
     named = _named(thing)
     return [
         *(named, f"一つの{named}", f"{named}が一つ", f"{named}がある"),
@@ -46,7 +46,7 @@ def one(thing: Thing) -> list[str]:
 
 
 def several(thing: Thing, *, count: int) -> list[str]:
-    """Two to four things alike."""
+    """Describe two to four equal things."""
     named, number = _named(thing), NUMERALS[count]
     return [
         *(f"{number}の{named}", f"{named}が{number}", f"{named}が{number}ある", f"{number}の{named}がある"),
@@ -55,7 +55,7 @@ def several(thing: Thing, *, count: int) -> list[str]:
 
 
 def placed(first: Thing, *, relation: Relation, second: Thing) -> list[str]:
-    """Two things and where the first is, seen from the second."""
+    """Describe two things and the position of the first relative to the second."""
     a, b = _named(first), _named(second)
     here, there = PLACES[relation], PLACES[CONVERSE[relation]]
     return [
@@ -71,7 +71,7 @@ def placed(first: Thing, *, relation: Relation, second: Thing) -> list[str]:
 
 
 def together(first: Thing, *, second: Thing) -> list[str]:
-    """Two things, without a word on which is where."""
+    """Describe two things without their positions."""
     a, b = _named(first), _named(second)
     return [
         *(f"{a}と{b}", f"{b}と{a}", f"一つの{a}と一つの{b}", f"{a}と{b}がある"),

@@ -1,7 +1,7 @@
-"""Scenes in Vietnamese.
+"""Describes scenes in Vietnamese.
 
-Invariants: the shapes' shortest usual names are taken ("tam giác", not "hình tam giác"), and "màu" is left out where a
-sentence would be longer than 18 syllables with it.
+Invariants: shapes have their shortest common names ("tam giác", not "hình tam giác"), and "màu" is left out of
+sentences that would have more than 18 syllables with it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ PLACES: dict[Relation, str] = {
 
 
 def one(thing: Thing) -> list[str]:
-    """A single thing."""
+    """Describe a single thing."""
     return several(thing, count=1)
 
 
 def several(thing: Thing, *, count: int) -> list[str]:
-    """One to four things alike."""
+    """Describe one to four equal things."""
     plain, short = _counted(thing, count=count), _counted_short(thing, count=count)
     return [
         *(plain, short, f"có {plain}", f"hình ảnh {plain}", f"bức tranh vẽ {plain}"),
@@ -51,7 +51,7 @@ def several(thing: Thing, *, count: int) -> list[str]:
 
 
 def placed(first: Thing, *, relation: Relation, second: Thing) -> list[str]:
-    """Two things and where the first is, seen from the second."""
+    """Describe two things and the position of the first relative to the second."""
     a, b = _counted(first), _counted(second)
     short_a, short_b = _counted_short(first), _counted_short(second)
     here, there = PLACES[relation], PLACES[CONVERSE[relation]]
@@ -70,7 +70,7 @@ def placed(first: Thing, *, relation: Relation, second: Thing) -> list[str]:
 
 
 def together(first: Thing, *, second: Thing) -> list[str]:
-    """Two things, without a word on which is where."""
+    """Describe two things without their positions."""
     a, b = _counted(first), _counted(second)
     short_a, short_b = _counted_short(first), _counted_short(second)
     return [
@@ -80,12 +80,12 @@ def together(first: Thing, *, second: Thing) -> list[str]:
 
 
 def _counted(thing: Thing, *, count: int = 1) -> str:
-    """The size before the colour: "một hình tròn nhỏ màu đỏ"."""
+    """Describe with the size before the colour: "một hình tròn nhỏ màu đỏ"."""
     words = [NUMERALS[count], NOUNS[thing.shape], thing.size and SIZES[thing.size], "màu", COLOURS[thing.colour]]
     return " ".join(word for word in words if word)
 
 
 def _counted_short(thing: Thing, *, count: int = 1) -> str:
-    """The colour before the size, as it is said without "màu": "một hình tròn đỏ nhỏ"."""
+    """Describe with the colour before the size, as usual without "màu": "một hình tròn đỏ nhỏ"."""
     words = [NUMERALS[count], NOUNS[thing.shape], COLOURS[thing.colour], thing.size and SIZES[thing.size]]
     return " ".join(word for word in words if word)

@@ -1,1 +1,1 @@
-"""Untrained models of the same architectures, for tests that don't depend on what a model has learned."""
+"""Untrained models of the same architectures, for tests that need no trained model."""

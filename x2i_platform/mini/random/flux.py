@@ -1,7 +1,7 @@
 """Writes `mini:random-flux`: a FluxPipeline folder with every part of FLUX.1-dev, at a width of 96 instead of 3072.
 
-Invariant: one latent pixel covers 8 image pixels and 2 x 2 of them make a token, as in FLUX.1, so that a 64-pixel
-canvas is 16 image tokens and a recipe's arithmetic holds at both sizes.
+Invariant: as in FLUX.1, a latent covers 8 x 8 pixels and a token 2 x 2 latents. So a 64-pixel canvas has 16 image
+tokens, and a recipe's arithmetic is the same at both sizes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def write(folder: Path, *, captions: Sequence[str]) -> None:
     models = (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2)
     for offset, model in enumerate(models):
         fill(model, seed=SEED + offset)
-    # T5 doesn't divide its scores by sqrt(head width): its queries carry that factor.
+    # T5 doesn't divide its attention scores by sqrt(head width). Its query weights contain that factor.
     for block in pipeline.text_encoder_2.encoder.block:
         block.layer[0].SelfAttention.q.weight.data *= pipeline.text_encoder_2.config.d_kv**-0.5
     pipeline.save_pretrained(folder, safe_serialization=True)
@@ -59,7 +59,7 @@ def _dit() -> FluxTransformer2DModel:
 
 
 def _vae() -> AutoencoderKL:
-    """Four levels, thus a scale factor of 8; the scaling and shift of FLUX.1's latents."""
+    """Build a VAE with four levels, so a scale factor of 8, and FLUX.1's scaling and shift of latents."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,

@@ -1,4 +1,4 @@
-"""Seeded random weights that keep activations near unit scale, so an untrained miniature still tells inputs apart."""
+"""Seeded random weights that keep activations near unit scale, so an untrained miniature still distinguishes inputs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from torch import nn
 def fill(model: nn.Module, *, seed: int) -> None:
     """Overwrite every parameter in place, in the order of `model.modules()`, from one CPU generator.
 
-    Matrices and kernels are drawn with variance 1 / fan-in, embeddings with unit variance, normalisation scales around
-    1 and biases around 0. The library's own initialisation isn't used: its 0.02 at these widths lets captions fade.
+    Matrices and kernels have variance 1 / fan-in, embeddings unit variance, normalisation scales a mean of 1 and biases
+    a mean of 0. The libraries' own standard deviation of 0.02 is too small at these widths: the effect of captions
+    vanishes.
     """
     generator = torch.Generator().manual_seed(seed)
     seen: set[int] = set()
@@ -24,6 +25,7 @@ def fill(model: nn.Module, *, seed: int) -> None:
 
 
 def _moments(module: nn.Module, *, name: str, parameter: nn.Parameter) -> tuple[float, float]:
+    """Return mean and standard deviation of a parameter."""
     if parameter.ndim == 1:
         return (0.0, 0.05) if name.endswith("bias") else (1.0, 0.1)
     if isinstance(module, nn.Embedding):

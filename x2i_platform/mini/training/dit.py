@@ -1,7 +1,7 @@
-"""Training of the teacher's CLIP and DiT: flow matching on the VAE's latents, with a frozen T5's tokens.
+"""Trains the teacher's CLIP and DiT by flow matching on the VAE's latents and a frozen T5's tokens.
 
-T5 has already learned from text which of two things is where, see `text`. CLIP's pooled vector must also tell the
-batch's pictures apart, as in CLIP's own training.
+T5 has learned the positions of two things from text, see `text`. A contrastive loss, as in CLIP's own training, makes
+the pooled vector distinguish the pictures of a batch.
 
 Shape suffixes: B batch, N image tokens, C packed latent channels, T text tokens.
 """
@@ -33,9 +33,9 @@ from x2i_platform.mini.vocabularies import clip_tokenizer, t5_tokenizer
 SEED = 12
 SCHEDULE = Schedule(steps=8000, batch=64, lr=2e-3, warmup=200, ema=0.999)
 POOL = 60_000
-"""Number of pictures in a pool; their latents are computed once."""
+"""Number of pictures per pool. Their latents are computed once."""
 SIGMA_MEAN, SIGMA_STD = 0.8, 1.2
-"""Noise levels are logit-normal and mostly high, because the layout is decided in nearly pure noise."""
+"""Noise levels are logit-normal and mostly high, because positions are decided in nearly pure noise."""
 LATENT_DIM = 4 * LATENT_CHANNELS
 CLIP_TOKENS = 32
 PROMPT_DIM = 128
@@ -47,12 +47,12 @@ POOLS: Mapping[str, tuple[int, Mapping[Category, int]]] = {
     "latents.pt": (SEED, SHARES),
     "latents-and.pt": (SEED + 2, {"single": 1, "colour": 1, "count": 2, "position": 3, "binding": 9}),
 }
-"""Seed and category shares of each pool. "And" is hardest: the layout is open, and the two places have to settle on
+"""Seed and category weights of the scenes. "and" is hardest: positions are left open, so two places have to agree on
 different things."""
 
 
 class TeacherParts(nn.Module):
-    """The teacher without its VAE. `tower` encodes latents and is dropped after training."""
+    """The teacher without its VAE. `tower` encodes latents for the contrastive loss and is dropped after training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,14 +104,14 @@ class TeacherParts(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.0))
 
     def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """T5's tokens, padded without a mask as FLUX has it, and CLIP's pooled vector."""
+        """Return T5's tokens, padded without a mask as in FLUX, and CLIP's pooled vector."""
         t5_ids = self.t5_words(captions, padding="max_length", max_length=TEXT_TOKENS, return_tensors="pt").input_ids
         clip_ids = self.clip_words(captions, padding=True, return_tensors="pt").input_ids
         return self.t5(t5_ids)[0], self.clip(clip_ids).pooler_output
 
 
 def _start_as_identity(dit: FluxTransformer2DModel) -> None:
-    """Every block adds nothing at first (adaLN-Zero, Peebles & Xie 2023)."""
+    """Set the modulation to zero, so that every block starts as the identity (adaLN-Zero, Peebles & Xie 2023)."""
     for module in dit.modules():
         if isinstance(module, AdaLayerNormZero | AdaLayerNormZeroSingle | AdaLayerNormContinuous):
             nn.init.zeros_(module.linear.weight)
@@ -121,7 +121,7 @@ def _start_as_identity(dit: FluxTransformer2DModel) -> None:
 
 @dataclass(frozen=True)
 class Pool:
-    """Scenes, and for each the packed latents of one picture."""
+    """Scenes, and the packed latents of one picture of each."""
 
     scenes: list[Scene]
     latents: Tensor
@@ -130,7 +130,7 @@ class Pool:
 def build(
     parts: TeacherParts, *, vae: AutoencoderKL, folder: Path, schedule: Schedule = SCHEDULE, pool_size: int = POOL
 ) -> None:
-    """Train CLIP and the DiT in place, or continue; T5 is frozen."""
+    """Train CLIP and the DiT in place, or resume. T5 is already frozen."""
     pool = joined([latent_pool(folder / name, vae=vae, size=pool_size) for name in POOLS])
     inputs = hashlib.sha256(pool.latents.numpy().tobytes()).hexdigest()
 
@@ -149,6 +149,7 @@ def _loss(parts: TeacherParts, pool: Pool, *, count: int, step: int) -> Mapping[
     noise = torch.randn(clean_BNC.shape, generator=draw)
     sigma_B = torch.sigmoid(torch.randn(count, generator=draw) * SIGMA_STD + SIGMA_MEAN)
     sigma = sigma_B[:, None, None]
+    # Flow matching: interpolate between picture and noise; the target is their difference.
     velocity = predict(
         parts.dit, (1 - sigma) * clean_BNC + sigma * noise, sigma_B=sigma_B, embeds=embeds, pooled=pooled
     )
@@ -158,6 +159,7 @@ def _loss(parts: TeacherParts, pool: Pool, *, count: int, step: int) -> Mapping[
 
 
 def _contrastive(parts: TeacherParts, *, pooled: Tensor, clean_BNC: Tensor) -> Tensor:
+    """Compute CLIP's symmetric contrastive loss between captions and pictures of the batch."""
     text, image = (nn.functional.normalize(each, dim=-1) for each in (pooled, parts.tower(clean_BNC)))
     scores = parts.log_scale.exp() * text @ image.T
     labels = torch.arange(len(scores))
@@ -167,7 +169,7 @@ def _contrastive(parts: TeacherParts, *, pooled: Tensor, clean_BNC: Tensor) -> T
 def predict(
     dit: FluxTransformer2DModel, latents_BNC: Tensor, *, sigma_B: Tensor, embeds: Tensor, pooled: Tensor
 ) -> Tensor:
-    """The velocity at noise level sigma."""
+    """Predict the velocity at noise level sigma."""
     side = int(latents_BNC.shape[1] ** 0.5)
     return dit(  # type: ignore[no-any-return]
         hidden_states=latents_BNC,
@@ -181,7 +183,7 @@ def predict(
 
 
 def latent_pool(path: Path, *, vae: AutoencoderKL, size: int) -> Pool:
-    """Latents of a pool's pictures, `(size, N, C)`, computed once and kept in half precision."""
+    """Return a pool with latents `(size, N, C)` in half precision, which are computed once."""
     seed, shares = POOLS[path.name]
     chosen = list(islice(training_scenes(seed=seed, shares=shares), size))
     if not path.is_file():
@@ -192,13 +194,13 @@ def latent_pool(path: Path, *, vae: AutoencoderKL, size: int) -> Pool:
 
 
 def joined(pools: Sequence[Pool]) -> Pool:
-    """Join pools into one."""
+    """Concatenate pools."""
     return Pool([scene for pool in pools for scene in pool.scenes], torch.cat([pool.latents for pool in pools]))
 
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, chosen: list[Scene], *, first_seed: int) -> Tensor:
-    """Packed latents `(B, N, C)` of one picture a scene, shifted and scaled as the pipeline does."""
+    """Encode one picture per scene to packed latents `(B, N, C)`, shifted and scaled as in the pipeline."""
     images = [picture(scene, seed=first_seed + i).draw() for i, scene in enumerate(chosen)]
     mode = vae.encode(pixels_of(images)).latent_dist.mode()
     latents = (mode - vae.config.shift_factor) * vae.config.scaling_factor

@@ -1,11 +1,11 @@
-"""Training of the miniature MLLM's language model: it repeats in English what a caption in any of six languages says.
+"""Trains the language model of the miniature MLLM to describe in English what a caption in any of six languages says.
 
-Next to predicting words, its loss asks for the same hidden states at the answer whatever the language of the prompt.
-Real multilingual models have that from their size and data. It must not rely on its own earlier words: some are hidden,
-and it isn't trained to continue prompts. Otherwise it would learn that no training caption has a triangle after "blue",
-and would name another shape for a blue triangle.
+A second loss makes the hidden states of the answer the same for all languages of the prompt. Real multilingual models
+learn that from size and data. The model must not rely on its previous words: otherwise it would learn that no training
+caption has "triangle" after "blue", and call a blue triangle something else. So some words of the answer are hidden,
+and the prompt's words are not predicted.
 
-Shape suffixes: B batch, S tokens, V vocabulary, H width.
+Shape suffixes: B batch, S tokens, V vocabulary, H width, R rows, A answer tokens.
 """
 
 from __future__ import annotations
@@ -23,34 +23,33 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 
 from x2i_platform.mini import chat_template_path
 from x2i_platform.mini.languages import LANGUAGES, caption, describe
-from x2i_platform.mini.scenes import plainest
+from x2i_platform.mini.scenes import canonical
 from x2i_platform.mini.training.corpus import all_tokenizer_texts, training_scenes
 from x2i_platform.mini.training.trainer import Schedule, train
 from x2i_platform.mini.vocabularies import VISION_TOKENS, qwen_tokenizer
 
 SEED = 13
 SCHEDULE = Schedule(steps=2000, batch=32, lr=2e-3, warmup=100, ema=0.998)
-"""A batch is counted in scenes; each has an English caption and one in another language."""
+"""The batch counts scenes. Each has a caption in English and one in a random language."""
 STATES_WEIGHT = 1.0
 HIDDEN_SHARE = 0.5
-"""Share of an answer's words that are hidden from the model while it predicts the next ones, in every other
-dialogue."""
+"""Share of an answer's words, in every other dialogue, that the model doesn't see when it predicts the next ones."""
 LONGEST_ANSWER = 32
-"""Most tokens of an answer, with a margin."""
+"""Upper bound of an answer's tokens."""
 WIDTH = 128
 LAYERS = 4
 HEADS = 4
 PATCH, MERGE = 8, 2
 
 
-def words() -> Qwen2Tokenizer:
-    """Byte-level BPE over captions of all languages; no piece covers both a colour and a shape."""
+def build_tokenizer() -> Qwen2Tokenizer:
+    """Train byte-level BPE on captions of all languages. No piece contains both a colour and a shape."""
     chat = ["user\n", "assistant\n"] * 1000
     return qwen_tokenizer([*all_tokenizer_texts(), *chat], chat_template=chat_template_path().read_text("utf-8"))
 
 
 def untrained(tokenizer: Qwen2Tokenizer) -> Qwen2_5_VLForConditionalGeneration:
-    """A complete Qwen2.5-VL with random weights."""
+    """Build a small model with all parts of Qwen2.5-VL's architecture."""
     torch.manual_seed(SEED)
     text = {
         "vocab_size": len(tokenizer),
@@ -89,14 +88,14 @@ class Dialogues:
     ids_BS: Tensor
     mask_BS: Tensor
     answer_BS: Tensor
-    """True at tokens of the answer, including its end token."""
+    """True at tokens of the answer, its end token included."""
     shown_BS: Tensor
-    """The ids with some of the answer's tokens hidden: what the model sees."""
+    """The ids that the model sees: some of the answer's are hidden."""
 
 
 def build(folder: Path, *, schedule: Schedule = SCHEDULE) -> tuple[Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer]:
-    """Train or continue. The vision tower stays as it was initialised."""
-    tokenizer = words()
+    """Train or resume. The vision tower stays as it was initialised."""
+    tokenizer = build_tokenizer()
     model = untrained(tokenizer)
     model.model.visual.requires_grad_(False)
 
@@ -112,19 +111,19 @@ def _loss(
 ) -> Mapping[str, Tensor]:
     draw = random.Random(f"language {SEED} {step}")
     chosen = list(islice(training_scenes(seed=1_000_003 * SEED + step), count))
-    answers = [describe(plainest(scene)) for scene in chosen]
+    answers = [describe(canonical(scene)) for scene in chosen]
     english = [caption(scene, seed=step) for scene in chosen]
     others = [caption(scene, language=draw.choice(LANGUAGES), seed=step + 1) for scene in chosen]
     batch = dialogues(tokenizer, [*english, *others], answers=answers + answers)
     batch = hide(batch, rows=count, seed=step, token=hidden_token(tokenizer))
     states, logits_BSV = run(model, batch)
     figures = cross_entropies(logits_BSV, batch)
-    distance = states_apart(states, batch)
+    distance = states_distance(states, batch)
     return {"loss": figures["answer"] + STATES_WEIGHT * distance, **figures, "apart": distance}
 
 
 def dialogues(tokenizer: Any, prompts: Sequence[str], *, answers: Sequence[str]) -> Dialogues:
-    """Chats of one turn, as ids."""
+    """Tokenize chats of one turn."""
     heads = [
         tokenizer(text, add_special_tokens=False).input_ids
         for text in (
@@ -139,7 +138,7 @@ def dialogues(tokenizer: Any, prompts: Sequence[str], *, answers: Sequence[str])
 
 
 def collate(heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]], *, filler: int) -> Dialogues:
-    """Pad prompts with their answers to one length."""
+    """Pad prompts with their answers to the same length."""
     size = max(len(head) + len(tail) for head, tail in zip(heads, tails, strict=True))
     ids_BS = torch.full((len(heads), size), filler)
     mask_BS, answer_BS = torch.zeros_like(ids_BS), torch.zeros_like(ids_BS, dtype=torch.bool)
@@ -152,12 +151,12 @@ def collate(heads: Sequence[Sequence[int]], tails: Sequence[Sequence[int]], *, f
 
 
 def hidden_token(tokenizer: Any) -> int:
-    """The id that replaces a hidden word: one of Qwen2.5-VL's that no prompt here holds."""
+    """Return the id that replaces a hidden word: a special token of Qwen2.5-VL that no prompt here has."""
     return int(tokenizer.convert_tokens_to_ids(VISION_TOKENS["vision_pad_token"]))
 
 
 def hide(batch: Dialogues, *, rows: int, seed: int, token: int) -> Dialogues:
-    """Hide some words of the answers. Rows that are `rows` apart have the same words hidden."""
+    """Hide some words of the answers, the same ones in rows with a distance of `rows`."""
     draw = torch.Generator().manual_seed(seed)
     hidden_RA = torch.rand(rows, LONGEST_ANSWER, generator=draw) < HIDDEN_SHARE
     hidden_RA[::2] = False
@@ -167,7 +166,7 @@ def hide(batch: Dialogues, *, rows: int, seed: int, token: int) -> Dialogues:
 
 
 def run(model: Qwen2_5_VLForConditionalGeneration, batch: Dialogues) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Hidden states of all layers and the logits for a batch of text."""
+    """Run the model on text. Returns the hidden states of all layers and the logits."""
     positions = torch.arange(batch.ids_BS.shape[1]).expand(3, len(batch.ids_BS), -1)
     output = model.model.language_model(
         input_ids=batch.shown_BS, position_ids=positions, use_cache=False, output_hidden_states=True
@@ -176,7 +175,7 @@ def run(model: Qwen2_5_VLForConditionalGeneration, batch: Dialogues) -> tuple[tu
 
 
 def cross_entropies(logits_BSV: Tensor, batch: Dialogues) -> dict[str, Tensor]:
-    """Cross-entropy of the answers' tokens, and the share of answers that are right to the last token."""
+    """Return the mean cross-entropy of the answers' tokens, and the share of answers with all tokens right."""
     losses_BS = nn.functional.cross_entropy(logits_BSV[:, :-1].transpose(1, 2), batch.ids_BS[:, 1:], reduction="none")
     answer_BS = batch.answer_BS[:, 1:]
     wrong_BS = (logits_BSV[:, :-1].argmax(-1) != batch.ids_BS[:, 1:]) & answer_BS
@@ -186,8 +185,8 @@ def cross_entropies(logits_BSV: Tensor, batch: Dialogues) -> dict[str, Tensor]:
     }
 
 
-def states_apart(states: Sequence[Tensor], batch: Dialogues) -> Tensor:
-    """Distance between the answers' states in the second and in the first half of a batch, in units of their variance.
+def states_distance(states: Sequence[Tensor], batch: Dialogues) -> Tensor:
+    """Return the mean squared distance of the answers' states between a batch's two halves, over their variance.
 
     The first half is the goal and gets no gradient.
     """

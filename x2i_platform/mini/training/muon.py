@@ -1,7 +1,7 @@
-"""Muon (Jordan et al., 2024): momentum whose matrices are made orthogonal by Newton-Schulz steps, in float32.
+"""Muon (Jordan et al., 2024): momentum that Newton-Schulz steps orthogonalise, in float32.
 
-`torch.optim.Muon` does the same in bfloat16. CPUs without bfloat16 emulate it: there it took two thirds of a step of
-the miniature's language model. Matrices of one shape are processed together.
+`torch.optim.Muon` does the same in bfloat16, which some CPUs emulate: there it took two thirds of a training step of
+the miniature's language model. Matrices of the same shape are processed in one batch.
 """
 
 from __future__ import annotations
@@ -18,16 +18,14 @@ MOMENTUM = 0.95
 
 
 class Muon(torch.optim.Optimizer):
-    """Optimizer for 2-D weights. An update's root mean square is 0.2 times `lr`, about AdamW's, so both use the same
-    `lr`.
-    """
+    """Optimizer of 2-D weights. An update's root mean square is 0.2 `lr`, about AdamW's, so both take the same `lr`."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, weight_decay: float) -> None:
         super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         assert closure is None
         for group in self.param_groups:
             alike: dict[torch.Size, list[nn.Parameter]] = {}
@@ -42,7 +40,7 @@ class Muon(torch.optim.Optimizer):
                     parameter.add_(direction, alpha=-group["lr"] * scale)
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
-        """Nesterov momentum, updated with the gradient."""
+        """Add the gradient to the momentum and return Nesterov's momentum."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
@@ -53,9 +51,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """The nearest matrices `(K, M, N)` with singular values of about 1."""
+    """Return the nearest matrices `(K, M, N)` with singular values of about 1."""
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
+    # Newton-Schulz converges for singular values up to 1; the Frobenius norm is an upper bound of the largest.
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(STEPS):

@@ -1,6 +1,6 @@
-"""Trained parts become the folders that ship: a FLUX pipeline and a Qwen2.5-VL in half precision, with a manifest.
+"""Writes the trained parts as the folders that ship: a FLUX pipeline and a Qwen2.5-VL, in half precision.
 
-Invariant: the manifest holds the SHA-256 of every weights file, and the seed, steps and last figures of every part.
+Invariant: a manifest lists the SHA-256 of every weights file, and the seed, steps and last metrics of every part.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from x2i_platform.mini.training.corpus import distillation_captions
 
 FLUX, QWEN = "flux", "qwen2.5-vl"
 TIME_SHIFT = 4.0
-"""8 steps then draw as well as 16: 93.8 and 94.0 % of 400 held-out scenes are right; 16 without a shift, 95.0 %."""
+"""With it 8 steps are as good as 16: 93.8 and 94.0 % of 400 held-out scenes are right. 16 steps without it: 95.0 %."""
 COMMAND = "python -m x2i_platform.mini.build --folder DIR"
 PARTS: Mapping[str, tuple[int, trainer.Schedule]] = {
     "vae": (vae.SEED, vae.SCHEDULE),
@@ -39,7 +39,7 @@ PARTS: Mapping[str, tuple[int, trainer.Schedule]] = {
 
 
 def write_flux(folder: Path, *, autoencoder: AutoencoderKL, parts: dit.TeacherParts) -> None:
-    """The teacher as `FluxPipeline.from_pretrained` reads it; the parts are left in half precision."""
+    """Write the teacher for `FluxPipeline.from_pretrained`. Converts the parts to half precision in place."""
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=TIME_SHIFT, use_dynamic_shifting=False),
         vae=autoencoder,
@@ -53,7 +53,7 @@ def write_flux(folder: Path, *, autoencoder: AutoencoderKL, parts: dit.TeacherPa
 
 
 def write_qwen(folder: Path, *, model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer) -> None:
-    """The MLLM with its tokenizer and processors; the model is left in half precision."""
+    """Write the MLLM with its tokenizer and processors. Converts the model to half precision in place."""
     target = _empty(folder / QWEN)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -63,12 +63,12 @@ def write_qwen(folder: Path, *, model: Qwen2_5_VLForConditionalGeneration, token
 
 
 def write_captions(path: Path) -> None:
-    """Write the captions that AlignNet learns from, one a line."""
+    """Write the captions that AlignNet learns from, one per line."""
     path.write_text("\n".join(distillation_captions()) + "\n", encoding="utf-8")
 
 
 def write_manifest(folder: Path, *, logs: Path) -> None:
-    """Write how the models were made: seed, steps, seconds and last figures of every part, and the weights' SHA-256.
+    """Write how the models were made: each part's seed, steps, seconds and last metrics, and the weights' SHA-256.
 
     `logs` is the folder of the build.
     """

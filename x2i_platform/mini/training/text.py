@@ -1,9 +1,9 @@
-"""Training of T5 on text alone: its tokens learn to say which thing is where.
+"""Trains T5 on text alone, so that its tokens encode the positions of things.
 
-A T5 that learns from the DiT's loss alone names shapes and colours, but stays at chance on which of two things is on
-the left. Real T5 models have learned that in their own training. Here learned queries read each thing's attributes from
-T5's tokens; they are dropped afterwards. In half of the captions some words are hidden, so that a token's colour
-doesn't come to depend on the shape beside it: some combinations are never seen.
+A T5 trained by the DiT's loss alone learns shapes and colours, but stays at chance level on which of two things is
+the left one. Real T5s know that from pretraining. Learned queries read each thing's attributes from T5's tokens; they
+are dropped afterwards. In half of the captions some words are hidden, so that the encoding of a colour doesn't depend
+on the shape beside it: held-out combinations never occur in training.
 
 Shape suffixes: B batch, T tokens, D width, R the two things.
 """
@@ -22,26 +22,26 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from x2i_platform.mini.languages import caption, english
-from x2i_platform.mini.scenes import COLOURS, COUNTS, SHAPES, SIZES, Scene, Thing, plainest
+from x2i_platform.mini.scenes import COLOURS, COUNTS, SHAPES, SIZES, Scene, Thing, canonical
 from x2i_platform.mini.training.corpus import training_scenes
 from x2i_platform.mini.training.trainer import Schedule, train
 
 SEED = 13
 SCHEDULE = Schedule(steps=800, batch=128, lr=2e-3, warmup=50, ema=0.99)
 TEXT_TOKENS = 24
-"""Text length: every English caption fits."""
+"""Maximum number of tokens of an English caption."""
 DIRECTION_BIAS = 2.0
 HIDDEN_SHARE = 0.3
-"""Share of the words for shapes, colours and sizes that are hidden in every other caption."""
+"""Share of hidden words for shapes, colours and sizes, in every other caption."""
 NONE = -1
 """Label of an attribute that a caption doesn't have."""
 ATTRIBUTES: Mapping[str, int] = {"shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES) + 1}
-"""Number of values of each attribute; a size may also be open."""
+"""Number of values of each attribute. A size may also be left open."""
 ARRANGEMENTS = ("left of", "above", "and", "alone")
 
 
 class Reader(nn.Module):
-    """Three queries over T5's tokens: the first thing, the second one, and how they stand."""
+    """Three queries over T5's tokens: for the first thing, the second thing and their arrangement."""
 
     def __init__(self, *, width: int) -> None:
         super().__init__()
@@ -51,13 +51,13 @@ class Reader(nn.Module):
         self.scene = nn.Linear(width, len(ARRANGEMENTS) + len(COUNTS) + 1)
 
     def forward(self, tokens_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores of the things' attributes `(B, 2, A)` and of the arrangement and count `(B, 8)`."""
+        """Return logits of the things' attributes `(B, 2, A)` and of arrangement and count `(B, 8)`."""
         read_BRD, _ = self.attention(self.queries_RD.expand(len(tokens_BTD), -1, -1), tokens_BTD, tokens_BTD)
         return self.things(read_BRD[:, :2]), self.scene(read_BRD[:, 2])
 
 
 class Pupil(nn.Module):
-    """T5 and the queries that read it."""
+    """T5 with the reader that it is trained by."""
 
     def __init__(self, t5: T5EncoderModel) -> None:
         super().__init__()
@@ -68,10 +68,10 @@ class Pupil(nn.Module):
 def build(
     folder: Path, *, config: T5Config, tokenizer: PreTrainedTokenizerBase, schedule: Schedule = SCHEDULE
 ) -> T5EncoderModel:
-    """Train a T5 or continue; returns it frozen."""
+    """Train a T5 or resume, and return it frozen."""
     torch.manual_seed(SEED)
     t5 = T5EncoderModel(config)
-    _look_both_ways(t5)
+    _init_position_bias(t5)
     pupil = Pupil(t5)
 
     def loss(step: int) -> Mapping[str, Tensor]:
@@ -82,10 +82,8 @@ def build(
 
 
 @torch.no_grad()
-def _look_both_ways(t5: T5EncoderModel) -> None:
-    """Let one head of T5 prefer earlier tokens and one later tokens; without such a bias the order is learned late or
-    never.
-    """
+def _init_position_bias(t5: T5EncoderModel) -> None:
+    """Let one head prefer preceding tokens and one following tokens. Without this, order is learned late or never."""
     attention = t5.encoder.block[0].layer[0].SelfAttention
     bias = attention.relative_attention_bias.weight
     preceding = attention.relative_attention_num_buckets // 2
@@ -124,18 +122,16 @@ class Lesson:
 
     text: str
     things: list[list[int]]
-    """Shape, colour and size of the first thing, then of the second; NONE where there is none or its word is hidden."""
+    """Shape, colour and size of the first thing, then of the second. NONE if there is none or its word is hidden."""
 
 
 def lesson(scene: Scene, *, seed: int, hide: bool, unknown: str) -> Lesson:
-    """One caption of a scene. The first thing is the left or upper one; with "and", the one that the caption names
-    first.
-    """
+    """Make a lesson from a scene. First is the left or upper thing, for "and" the one that the caption names first."""
     text, draw = caption(scene, seed=seed), random.Random(f"lesson {scene} {seed}")
-    standard = plainest(scene)
-    if scene.second and not scene.relation and text.index(standard.first.shape) > text.index(standard.things[1].shape):
-        standard = standard.converse()
-    things = [standard.first, *([standard.second] if standard.second else [])]
+    ordered = canonical(scene)
+    if scene.second and not scene.relation and text.index(ordered.first.shape) > text.index(ordered.things[1].shape):
+        ordered = ordered.converse()
+    things = [ordered.first, *([ordered.second] if ordered.second else [])]
     values = dict.fromkeys(value for thing in things for value in (thing.shape, thing.colour, thing.size) if value)
     hidden: set[str] = {value for value in values if hide and draw.random() < HIDDEN_SHARE}
     for value in hidden:
@@ -145,12 +141,12 @@ def lesson(scene: Scene, *, seed: int, hide: bool, unknown: str) -> Lesson:
 
 
 def _words(value: str) -> tuple[str, ...]:
-    """Words for a shape, colour or size, the longest first."""
+    """Return the words for a shape, colour or size in captions, the longest first."""
     return (english.PLURALS.get(value, value), english.SYNONYMS.get(value, value), value)  # type: ignore[call-overload]
 
 
 def _labels(thing: Thing, *, hidden: set[str]) -> list[int]:
-    """Labels of the words that are not hidden."""
+    """Return a thing's labels; NONE for hidden words."""
     return [
         NONE if thing.shape in hidden else SHAPES.index(thing.shape),
         NONE if thing.colour in hidden else COLOURS.index(thing.colour),
@@ -159,7 +155,7 @@ def _labels(thing: Thing, *, hidden: set[str]) -> list[int]:
 
 
 def scene_labels(scene: Scene) -> list[int]:
-    """The arrangement and the count."""
-    relation = plainest(scene).relation
+    """Return the labels of arrangement and count."""
+    relation = canonical(scene).relation
     arrangement = ARRANGEMENTS.index(relation or ("and" if scene.second else "alone"))
     return [arrangement, scene.count - 1]

@@ -1,7 +1,7 @@
-"""One resumable training loop for all parts of the miniature.
+"""A resumable training loop for all parts of the miniature.
 
-Invariants: what a step sees depends only on the seed and the step's number, so a killed run continues as if nothing had
-happened; a checkpoint appears whole or not at all.
+Invariants: a step's data depend on the seed and the step's number alone, so a killed run continues as if it had not
+been killed; a checkpoint appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ LOG = "log.jsonl"
 LOG_EVERY = 50
 
 Loss = Callable[[int], Mapping[str, Tensor]]
-"""Maps a step's number to `loss`, which is minimised, and further figures for the log."""
+"""Maps the step's number to `loss`, which is minimised, and further metrics for the log."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps, batch size and learning rates of a part."""
+    """Length, batch size and optimizer settings of a part's training."""
 
     steps: int
     batch: int
-    """Examples a step; the part's loss draws them."""
+    """Examples per step; the part's loss draws them."""
     lr: float
     warmup: int = 100
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
     ema: float = 0.999
     muon: bool = True
-    """Muon for the matrices inside the network, AdamW for embeddings, norms and kernels; else AdamW for all."""
+    """True: Muon for matrices inside the network, AdamW for embeddings, norms and kernels. False: AdamW for all."""
     save_every: int = 100
 
 
 def train(model: nn.Module, loss: Loss, *, schedule: Schedule, folder: Path, title: str, inputs: str = "") -> nn.Module:
-    """Train `model` in place from the folder's last checkpoint on, and give it its averaged weights.
+    """Train `model` in place from the folder's last checkpoint, and set it to its averaged weights.
 
-    A checkpoint holds a digest of what the run began with: the schedule, every weight of the model, frozen ones
-    included, and `inputs`, a digest of everything else the loss depends on. Raises TrainingError for a checkpoint of
-    another beginning, and for a gradient that is not finite.
+    A checkpoint belongs to one initial state: the schedule, all initial weights, frozen ones too, and `inputs`, a
+    digest of everything else that the loss depends on. Raises TrainingError for a checkpoint of another initial state,
+    and for a gradient that is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    run = _Run(model, schedule=schedule, beginning=_beginning(model, schedule=schedule, inputs=inputs))
+    run = _Run(model, schedule=schedule, initial_state=_initial_state(model, schedule=schedule, inputs=inputs))
     run.resume(folder / CHECKPOINT)
-    _forget(folder / LOG, after=run.step)
+    _truncate_log(folder / LOG, after=run.step)
     bar = tqdm(total=schedule.steps, initial=run.step, desc=title, mininterval=10)
     resumed, before = time.monotonic(), run.seconds
     while run.step < schedule.steps:
@@ -65,7 +65,9 @@ def train(model: nn.Module, loss: Loss, *, schedule: Schedule, folder: Path, tit
         run.seconds = before + time.monotonic() - resumed
         is_last = run.step == schedule.steps
         if run.step % LOG_EVERY == 0 or is_last:
-            _log(folder / LOG, step=run.step, seconds=run.seconds, figures=figures)
+            values = {name: round(float(value.detach()), 6) for name, value in figures.items()}
+            with (folder / LOG).open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"step": run.step, "seconds": round(run.seconds, 1), **values}) + "\n")
         if run.step % schedule.save_every == 0 or is_last:
             run.save(folder / CHECKPOINT)
         bar.update()
@@ -75,16 +77,16 @@ def train(model: nn.Module, loss: Loss, *, schedule: Schedule, folder: Path, tit
 
 
 class _Run:
-    """State of a run, which a checkpoint holds: trained weights, their average, the optimizers, the step."""
+    """The state of a training: trained weights, their average, the optimizers and the position."""
 
-    def __init__(self, model: nn.Module, *, schedule: Schedule, beginning: str) -> None:
+    def __init__(self, model: nn.Module, *, schedule: Schedule, initial_state: str) -> None:
         self.step, self.seconds = 0, 0.0
-        self._model, self._schedule, self._beginning = model, schedule, beginning
+        self._model, self._schedule, self._initial_state = model, schedule, initial_state
         self._optimizers = _optimizers(model, schedule=schedule)
         self._average = {name: parameter.detach().clone() for name, parameter in _trained(model)}
 
     def update(self, figures: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take one step and return its figures, with the gradient's norm."""
+        """Take one step. Returns the metrics with the gradient norm added."""
         figures["loss"].backward()  # type: ignore[no-untyped-call]
         parameters = [parameter for _, parameter in _trained(self._model)]
         norm = nn.utils.clip_grad_norm_(parameters, self._schedule.max_grad_norm)
@@ -96,6 +98,7 @@ class _Run:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        # A shorter average at the beginning, so that it soon forgets the initial weights.
         decay = min(self._schedule.ema, self.step / (self.step + 9))
         with torch.no_grad():
             for name, parameter in _trained(self._model):
@@ -103,9 +106,9 @@ class _Run:
         return {**figures, "norm": norm}
 
     def save(self, path: Path) -> None:
-        """A kill leaves the old checkpoint or the new one."""
+        """Write a checkpoint atomically."""
         state = {
-            "beginning": self._beginning,
+            "beginning": self._initial_state,
             "step": self.step,
             "seconds": self.seconds,
             "model": {name: parameter.detach() for name, parameter in _trained(self._model)},
@@ -116,16 +119,16 @@ class _Run:
             torch.save(state, scratch)
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint, if there is one."""
+        """Resume from a checkpoint if there is one."""
         if not path.is_file():
             return
         state = torch.load(path, weights_only=True)
-        if state["beginning"] != self._beginning:
+        if state["beginning"] != self._initial_state:
             raise TrainingError(
                 f"{path} is of another schedule, other weights to begin with or other data; delete its folder, or use "
                 "another --folder"
             )
-        self._give(state["model"])
+        self._set_weights(state["model"])
         with torch.no_grad():
             for name, saved in state["average"].items():
                 self._average[name].copy_(saved)
@@ -134,16 +137,17 @@ class _Run:
         self.step, self.seconds = int(state["step"]), float(state["seconds"])
 
     def finish(self) -> None:
-        """Give the model its averaged weights."""
-        self._give(self._average)
+        """Set the model to its averaged weights."""
+        self._set_weights(self._average)
 
     @torch.no_grad()
-    def _give(self, weights: Mapping[str, Tensor]) -> None:
+    def _set_weights(self, weights: Mapping[str, Tensor]) -> None:
         for name, parameter in _trained(self._model):
             parameter.copy_(weights[name])
 
 
-def _beginning(model: nn.Module, *, schedule: Schedule, inputs: str) -> str:
+def _initial_state(model: nn.Module, *, schedule: Schedule, inputs: str) -> str:
+    """Hash the schedule, the inputs and all weights."""
     total = hashlib.sha256(json.dumps([asdict(schedule), inputs], sort_keys=True).encode())
     for name, parameter in model.named_parameters():
         total.update(name.encode() + parameter.detach().contiguous().numpy().tobytes())
@@ -171,21 +175,15 @@ def _optimizers(model: nn.Module, *, schedule: Schedule) -> list[torch.optim.Opt
 
 
 def _share_of_lr(step: int, *, schedule: Schedule) -> float:
-    """Linear warm-up, then a cosine down to 1 %."""
+    """Return the share of the peak rate: linear warm-up, then a cosine down to 1 %."""
     if step < schedule.warmup:
         return (step + 1) / schedule.warmup
     progress = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _log(path: Path, *, step: int, seconds: float, figures: Mapping[str, Tensor]) -> None:
-    values = {name: round(float(value.detach()), 6) for name, value in figures.items()}
-    with path.open("a", encoding="utf-8") as log:
-        log.write(json.dumps({"step": step, "seconds": round(seconds, 1), **values}) + "\n")
-
-
-def _forget(path: Path, *, after: int) -> None:
-    """Drop log lines after the checkpoint, whose steps are taken again, and a line that a kill cut short."""
+def _truncate_log(path: Path, *, after: int) -> None:
+    """Drop log lines after the checkpoint, whose steps are repeated, and a line that a kill cut off."""
     if not path.is_file():
         return
     lines = [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]

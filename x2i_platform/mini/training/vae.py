@@ -1,7 +1,7 @@
-"""Training of the VAE, which encodes pictures to latents and back, on pictures of scenes that training may see.
+"""Trains the VAE on pictures of scenes that are allowed in training.
 
-It minimises the negative evidence lower bound of a Gaussian decoder. So latents hold what the picture needs, and the
-decoder draws clean edges from slightly wrong latents, which is what a sampler produces.
+The loss is the negative evidence lower bound of a Gaussian decoder. The noise on the latents teaches the decoder to
+draw clean edges from slightly wrong latents, such as a sampler's.
 """
 
 from __future__ import annotations
@@ -21,16 +21,15 @@ from x2i_platform.mini.training.trainer import Schedule, train
 
 SEED = 11
 PIXEL_SIGMA = 0.07
-"""Standard deviation of the Gaussian decoder, for pixels from -1 to 1. A larger one gives fewer, noisier, more
-robust latents."""
+"""Standard deviation of the Gaussian decoder, for pixels from -1 to 1. Larger: fewer, noisier, more robust latents."""
 SCHEDULE = Schedule(steps=2500, batch=32, lr=2e-3, muon=False, weight_decay=0.0, ema=0.995)
 LATENT_CHANNELS = 16
 STANDARDISED_OVER = 512
-"""Pictures over which latents are standardised."""
+"""Number of pictures over which the latents are standardised."""
 
 
 def untrained() -> AutoencoderKL:
-    """Four levels, thus a scale factor of 8 as in FLUX.1."""
+    """Build a VAE with four levels, so a scale factor of 8, as in FLUX.1."""
     torch.manual_seed(SEED)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -48,7 +47,7 @@ def untrained() -> AutoencoderKL:
 
 
 def build(folder: Path, *, schedule: Schedule = SCHEDULE) -> AutoencoderKL:
-    """Train or continue; then set the latents' shift and scale to zero mean and unit variance."""
+    """Train or resume, then set shift and scale so that latents have zero mean and unit variance."""
     vae = untrained()
     train(vae, lambda step: _loss(vae, count=schedule.batch, step=step), schedule=schedule, folder=folder, title="vae")
     vae.eval().requires_grad_(False)
@@ -63,14 +62,14 @@ def _loss(vae: AutoencoderKL, *, count: int, step: int) -> Mapping[str, Tensor]:
     decoded = vae.decode(posterior.mean + posterior.std * noise).sample
     squared = (decoded - pixels).square().mean()
     kl = posterior.kl().mean() / posterior.mean[0].numel()
-    # Both losses are per latent value: 3 x 64 pixel values belong to each place of 16 latent channels.
+    # Both terms per latent value: each place with 16 latent channels covers 8 x 8 pixels with 3 channels.
     weight = pixels[0].numel() / posterior.mean[0].numel() / (2 * PIXEL_SIGMA**2)
     return {"loss": weight * squared + kl, "rmse": squared.sqrt() * 127.5, "kl": kl}
 
 
 @torch.no_grad()
 def _standardise(vae: AutoencoderKL) -> None:
-    """Set the latents' shift and scale to zero mean and unit variance over training pictures."""
+    """Set shift and scale so that latents of training pictures have zero mean and unit variance."""
     chosen = islice(training_scenes(seed=SEED), STANDARDISED_OVER)
     pixels = pixels_of([picture(scene, seed=i).draw() for i, scene in enumerate(chosen)])
     latents = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(pixels, 64)])

@@ -1,7 +1,7 @@
-"""The last training stage of the miniature MLLM: the whole model learns videos, together with pictures and captions.
+"""Trains the whole miniature MLLM on videos, and further on pictures and captions.
 
-The language model has to be trained for videos, because it alone sees the frames of different times together. Its
-answers' states are kept at those of the language stage.
+The language model is trained too, because only it sees frames of different times together. A loss keeps the states of
+its answers close to those of the language stage.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from x2i_platform.mini.languages import LANGUAGES, caption, describe
-from x2i_platform.mini.scenes import plainest
+from x2i_platform.mini.scenes import canonical
 from x2i_platform.mini.training.corpus import training_scenes
 from x2i_platform.mini.training.language import (
     Dialogues,
@@ -30,7 +30,7 @@ from x2i_platform.mini.training.language import (
 )
 from x2i_platform.mini.training.trainer import Schedule, train
 from x2i_platform.mini.training.vision import (
-    apart_from,
+    distance_from,
     patches_of,
     run_with_vision,
     training_pictures,
@@ -42,7 +42,7 @@ from x2i_platform.mini.video import FRAMES, frames
 SEED = 15
 PAIRS = FRAMES // 2
 SCHEDULE = Schedule(steps=500, batch=24, lr=6e-4, warmup=50, ema=0.99)
-"""The batch size counts for each kind: captions, pictures, videos."""
+"""The batch counts each kind: captions, pictures, videos."""
 STATES_WEIGHT = 1.0
 
 
@@ -53,7 +53,7 @@ def build(
     folder: Path,
     schedule: Schedule = SCHEDULE,
 ) -> None:
-    """Train the whole model in place, or continue."""
+    """Train the whole model in place, or resume."""
     fixed = copy.deepcopy(model).requires_grad_(False)
     model.requires_grad_(True)
 
@@ -65,14 +65,14 @@ def build(
 
 
 def _loss(model: Any, fixed: Any, tokenizer: Qwen2Tokenizer, *, count: int, step: int) -> Mapping[str, Tensor]:
-    """Sum of the losses of the three kinds. A caption may leave sizes and places open; a picture or video can't."""
+    """Sum the losses of captions, pictures and videos. Only captions may leave sizes and positions open."""
     draw = random.Random(f"video {SEED} {step}")
     seed = 1_000_003 * SEED + step
     pictures = training_pictures(seed=seed, count=2 * count)
     shown, filmed = pictures[:count], pictures[count:]
     captioned = list(islice(training_scenes(seed=seed), count))
     chosen = [*captioned, *(one.scene for one in pictures)]
-    answers = [describe(plainest(scene)) for scene in chosen]
+    answers = [describe(canonical(scene)) for scene in chosen]
 
     def hidden(batch: Dialogues) -> Dialogues:
         return hide(batch, rows=count, seed=step, token=hidden_token(tokenizer))
@@ -81,8 +81,8 @@ def _loss(model: Any, fixed: Any, tokenizer: Qwen2Tokenizer, *, count: int, step
     with torch.no_grad():
         goals, _ = run(fixed, english)
 
-    texts = [caption(scene, language=draw.choice(LANGUAGES), seed=step + 1) for scene in captioned]
-    text = hidden(dialogues(tokenizer, texts, answers=answers[:count]))
+    descriptions = [caption(scene, language=draw.choice(LANGUAGES), seed=step + 1) for scene in captioned]
+    text = hidden(dialogues(tokenizer, descriptions, answers=answers[:count]))
     image = hidden(vision_dialogues(tokenizer, answers=answers[count : 2 * count]))
     video = hidden(vision_dialogues(tokenizer, answers=answers[2 * count :], kind="video", pairs=PAIRS))
     clips = video_patches_of([frames(one, seed=step) for one in filmed])
@@ -96,7 +96,7 @@ def _loss(model: Any, fixed: Any, tokenizer: Qwen2Tokenizer, *, count: int, step
         found = cross_entropies(logits_BSV, batch)
         part = slice(index * count, (index + 1) * count)
         goal = [layer_BSH[part][english.answer_BS[part]] for layer_BSH in goals]
-        distance = apart_from(goal, states, batch)
+        distance = distance_from(goal, states, batch)
         figures |= {kind: found["answer"], f"{kind}_exact": found["exact"], f"{kind}_apart": distance}
     losses = [figures[kind] + STATES_WEIGHT * figures[f"{kind}_apart"] for kind in outputs]
     return {"loss": torch.stack(losses).sum(), **figures}

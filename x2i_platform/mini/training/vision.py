@@ -1,7 +1,7 @@
-"""Training of the miniature MLLM's vision tower and merger: they learn to speak the frozen language model's words.
+"""Trains the vision tower and merger of the miniature MLLM for its frozen language model.
 
-First the tower alone learns what is in each 16-pixel square. Then it learns through the frozen language model: a
-picture must be answered with its description, from the same hidden states as an English caption gives.
+First the tower alone learns to classify each 16-pixel square. Then it learns through the frozen language model, which
+answers a picture with its description; the hidden states must be those for an English caption.
 
 Shape suffixes: B batch, S tokens, N merged vision tokens, H width.
 """
@@ -20,7 +20,7 @@ from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from x2i_platform.mini.drawing import SIDE, Picture, picture
 from x2i_platform.mini.languages import caption, describe
-from x2i_platform.mini.scenes import COLOURS, SHAPES, SIZES, plainest
+from x2i_platform.mini.scenes import COLOURS, SHAPES, SIZES, canonical
 from x2i_platform.mini.training.corpus import training_scenes
 from x2i_platform.mini.training.language import (
     Dialogues,
@@ -45,7 +45,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class Tower(nn.Module):
-    """The vision tower with a head that names the content of each square; the head is dropped later."""
+    """The vision tower with a head that classifies each square. The head is dropped after training."""
 
     def __init__(self, visual: nn.Module, *, width: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Tower(nn.Module):
 def pretrain_tower(
     model: Qwen2_5_VLForConditionalGeneration, *, folder: Path, schedule: Schedule = TOWER_SCHEDULE
 ) -> None:
-    """Train the tower alone to say what is in each square."""
+    """Train the tower alone to classify squares."""
     visual = model.model.visual.requires_grad_(True)
     tower = Tower(visual, width=model.config.text_config.hidden_size)
 
@@ -105,21 +105,22 @@ def _loss(
     model: Qwen2_5_VLForConditionalGeneration, tokenizer: Qwen2Tokenizer, *, count: int, step: int
 ) -> Mapping[str, Tensor]:
     pictures = training_pictures(seed=2_000_003 * SEED + step, count=count)
-    answers = [describe(plainest(one.scene)) for one in pictures]
-    texts = [caption(one.scene, seed=step) for one in pictures]
+    answers = [describe(canonical(one.scene)) for one in pictures]
+    descriptions = [caption(one.scene, seed=step) for one in pictures]
     token = hidden_token(tokenizer)
     shown = hide(vision_dialogues(tokenizer, answers=answers), rows=count, seed=step, token=token)
     states, logits_BSV = run_with_vision(model, shown, patches=patches_of([one.draw() for one in pictures]))
-    text = hide(dialogues(tokenizer, texts, answers=answers), rows=count, seed=step, token=token)
+    text = hide(dialogues(tokenizer, descriptions, answers=answers), rows=count, seed=step, token=token)
     with torch.no_grad():
         goals, _ = run(model, text)
-    distance = apart_from([layer_BSH[text.answer_BS] for layer_BSH in goals], states, shown)
+    distance = distance_from([layer_BSH[text.answer_BS] for layer_BSH in goals], states, shown)
     figures = cross_entropies(logits_BSV, shown)
     return {"loss": figures["answer"] + STATES_WEIGHT * distance, **figures, "apart": distance}
 
 
-def apart_from(goals: Sequence[Tensor], states: Sequence[Tensor], batch: Dialogues) -> Tensor:
-    """Distance of the answers' states from `goals (answer tokens, H)` of each layer, in units of their variance."""
+def distance_from(goals: Sequence[Tensor], states: Sequence[Tensor], batch: Dialogues) -> Tensor:
+    """Return the mean squared distance of the answers' states from each layer's `goals (answer tokens, H)`, over their
+    variance."""
     distances = [
         (layer_BSH[batch.answer_BS] - goal).square().mean() / goal.var(0).mean()
         for goal, layer_BSH in zip(goals[1:], states[1:], strict=True)
@@ -128,15 +129,14 @@ def apart_from(goals: Sequence[Tensor], states: Sequence[Tensor], batch: Dialogu
 
 
 def training_pictures(*, seed: int, count: int) -> list[Picture]:
-    """Pictures of scenes that training may see."""
+    """Draw pictures of scenes that are allowed in training."""
     return [picture(scene, seed=seed) for scene in islice(training_scenes(seed=seed), count)]
 
 
 def cell_labels(shown: Picture) -> list[tuple[int, int, int, int, int]]:
-    """Labels of each square: shape, colour and size of the thing that covers its middle or nearly, and the thing's
-    centre.
+    """Label each square with the shape, colour and size of the thing at or near its middle, and that thing's position.
 
-    0 is none; the centre is in steps of 8 pixels from the square's, from -2 to 2.
+    0 means none. The position is the distance of the centres in steps of 8 pixels, from -2 to 2.
     """
     labels = []
     for cell in range(CELLS * CELLS):
@@ -155,14 +155,12 @@ def cell_labels(shown: Picture) -> list[tuple[int, int, int, int, int]]:
 
 
 def patches_of(frames: Sequence[Any]) -> Tensor:
-    """Patches that Qwen2.5-VL's processor makes of 64-pixel images, each used as two frames: `(patches, 3 x 2 x 8 x
-    8)`.
-    """
+    """Return Qwen2.5-VL's patches of 64-pixel images, each as two frames: `(patches, 3 x 2 x 8 x 8)`."""
     return _patchify(torch.stack([_pixels(frame) for frame in frames]).unsqueeze(1).expand(-1, FRAMES, -1, -1, -1))
 
 
 def video_patches_of(videos: Sequence[Sequence[Any]]) -> Tensor:
-    """The same for videos with the same number of frames, two frames at a time."""
+    """Return the patches of videos with equally many frames, from pairs of frames."""
     pixels = torch.stack([torch.stack([_pixels(frame) for frame in video]) for video in videos])
     return _patchify(pixels.view(-1, FRAMES, *pixels.shape[2:]))
 
@@ -173,20 +171,20 @@ def _pixels(frame: Any) -> Tensor:
 
 
 def _patchify(pairs: Tensor) -> Tensor:
-    """Cut pairs of frames `(B, 2, 3, 64, 64)` into patches; the four of a merged token are neighbours."""
+    """Split pairs of frames `(B, 2, 3, 64, 64)` into patches; the four of a merged token are neighbours."""
     blocks = pairs.reshape(len(pairs), FRAMES, 3, CELLS, MERGE, PATCH, CELLS, MERGE, PATCH)
     return blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(-1, 3 * FRAMES * PATCH * PATCH)
 
 
 def grids(count: int, *, pairs: int = 1) -> Tensor:
-    """Time, height and width, in patches, of some images or videos."""
+    """Return time, height and width in patches for each image or video."""
     return torch.tensor([[pairs, CELLS * MERGE, CELLS * MERGE]]).expand(count, -1)
 
 
 def vision_dialogues(
     tokenizer: Any, *, answers: Sequence[str], kind: Literal["image", "video"] = "image", pairs: int = 1
 ) -> Dialogues:
-    """Token ids of chats whose prompt is one image or video."""
+    """Tokenize chats whose prompt is one image or video."""
     head = tokenizer.apply_chat_template(
         [{"role": "user", "content": [{"type": kind}]}], tokenize=False, add_generation_prompt=True
     )
@@ -199,7 +197,7 @@ def vision_dialogues(
 def run_with_vision(
     model: Qwen2_5_VLForConditionalGeneration, batch: Dialogues, *, patches: Tensor, kind: str = "image", pairs: int = 1
 ) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Hidden states of all layers and the logits for prompts with one image or video each."""
+    """Run the model on prompts with one image or video each. Returns the hidden states of all layers and the logits."""
     placeholder = model.config.image_token_id if kind == "image" else model.config.video_token_id
     types_BS = (batch.ids_BS == placeholder).int() * (1 if kind == "image" else 2)
     prefix = ("pixel_values", "image") if kind == "image" else ("pixel_values_videos", "video")

@@ -1,7 +1,7 @@
-"""Reads captions: text, tables, JSON, Parquet and tars, compressed or not, from files, folders, patterns or `s3://`.
+"""Reads captions from text, tables, JSON, Parquet and tars, gzipped or not, in files, folders, patterns or `s3://`.
 
-Invariants: every record of the input comes out exactly once, in a fixed order (files by name, then by line), as a
-caption in its normal form or as a reason why it isn't one; memory holds one line, row group or JSON value at a time.
+Invariants: every record of the input is yielded exactly once, in a fixed order (files by name, then by line), as a
+normalised caption or with the reason why it isn't one; memory holds one line, row group or JSON value.
 """
 
 from __future__ import annotations
@@ -52,11 +52,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Format:
-    """How files with one ending are read, and which options count for them."""
+    """How files of one ending are read, and the options that apply to them."""
 
     read: Callable[[io.BufferedReader, str, Reading], Iterator[Record]]
     takes: frozenset[str]
-    """Fields of `Reading` that count for these files."""
+    """Names of the fields of `Reading` that apply."""
 
 
 _LINES = Format(read_json_lines, frozenset({"column", "encoding"}))
@@ -85,7 +85,7 @@ OPTIONS = {
 
 @dataclass(frozen=True)
 class Captions:
-    """What to read, how, and how many records."""
+    """A path of captions, how to read it, and a limit."""
 
     path: str
     reading: Reading = PLAIN
@@ -93,14 +93,14 @@ class Captions:
 
     @cached_property
     def found(self) -> Found:
-        """The files found. Raises InputError if there are none."""
+        """The files of the path. Raises InputError if there are none."""
         return find_files(self.path, readable=FORMATS)
 
     def records(self) -> Iterator[Record]:
-        """All records, or the first `limit`.
+        """Yield all records, or the first `limit`.
 
-        Raises InputError if there is no input, no caption column, an option that no file here takes, or a file that
-        isn't what its name says.
+        Raises InputError if there is no input or no caption column, if an option applies to none of the files, or if a
+        file isn't what its name says.
         """
         _require_taken(self.reading, self.found, path=self.path)
         parts = (_read_file(name, self.reading, self.found) for name in self.found.files)
@@ -108,7 +108,7 @@ class Captions:
 
 
 def read_captions(path: str, reading: Reading = PLAIN, *, limit: int | None = None) -> Iterator[Record]:
-    """All records under a path, or the first `limit`; raises as `Captions.records` does."""
+    """Yield all records under a path, or the first `limit`. Raises like `Captions.records`."""
     return Captions(path, reading, limit).records()
 
 
@@ -124,15 +124,15 @@ def _read_file(source: str, reading: Reading, found: Found) -> Iterator[Record]:
             raise InputError(f"captions file '{source}' is not {reading.encoding or 'UTF-8'}: {error}") from None
         except X2IError:
             raise
-        except Exception as error:  # what the libraries raise for a hostile file has no end
+        except Exception as error:  # the libraries raise all kinds of errors for a hostile file
             reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
             raise InputError(f"captions file '{source}' can't be read: {reason}") from error
 
 
 def _require_taken(reading: Reading, found: Found, *, path: str) -> None:
-    """Raise InputError for an option that none of the files uses: it would silently do nothing.
+    """Raise InputError for an option that applies to none of the files, because it would be silently ignored.
 
-    A column is checked by the readers, because every file needs one.
+    Each reader checks the column itself.
     """
     endings = sorted({ending_of(name) for name in found.files})
     taken = frozenset().union(*(FORMATS[ending].takes for ending in endings))

@@ -1,7 +1,6 @@
-"""JSON documents: an array of captions, an object that holds one, or JSON Lines under the name .json.
+"""Reads JSON documents: an array of captions, an object that contains one, or JSON Lines named .json.
 
-Invariant: memory holds one element of the array at a time; values that nobody asked for are skipped without being
-built.
+Invariant: memory holds one element of an array at a time; values that aren't needed are skipped without being built.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ OPEN, CLOSE = ("start_map", "start_array"), ("end_map", "end_array")
 ESCAPE = re.compile(
     r"""\\(?:
         u[dD][89abAB]\w\w \\u[dD][c-fC-F]\w\w                              # a pair of surrogates
-        | (?P<cut> (?: u\w{0,3} | u[dD][89abAB]\w\w (\\(u\w{0,3})?)? )? \Z )  # what the next piece goes on with
+        | (?P<cut> (?: u\w{0,3} | u[dD][89abAB]\w\w (\\(u\w{0,3})?)? )? \Z )  # cut off: the next piece continues it
         | (?P<half> u[dD][89a-fA-F]\w\w )
         | .
     )""",
@@ -40,11 +39,11 @@ Event = tuple[str, Any]
 
 
 class _Events(Iterator[Event]):
-    """The parser's events, with limits on the size of a value."""
+    """The parser's events, with limits on the size and nesting of values."""
 
     def __init__(self, text: io.TextIOWrapper, source: str) -> None:
         text.seek(0)
-        if text.read(1) != MARK:  # one that an encoding such as utf-16-le leaves in the text
+        if text.read(1) != MARK:  # an encoding such as utf-16-le leaves the mark in the text
             text.seek(0)
         self._text = text
         self._source = source
@@ -54,10 +53,10 @@ class _Events(Iterator[Event]):
         self._events = ijson.basic_parse(self)
 
     def read(self, size: int) -> bytes:
-        """Bytes for the parser, in UTF-8.
+        """Return the next piece of the text for the parser, which reads UTF-8.
 
         The parser would read half a surrogate pair as a question mark, and stop at a byte that can't be decoded. Both
-        are replaced by NUL, for which the caption is refused.
+        are replaced by a NUL, because a caption with a NUL is refused.
         """
         fresh = self._text.read(size)
         self._chars += len(fresh)
@@ -80,7 +79,7 @@ class _Events(Iterator[Event]):
         return event
 
     def built(self, event: Event) -> Any:
-        """Build the value that an event begins."""
+        """Build the whole value that an event begins."""
         builder = ObjectBuilder()
         builder.event(*event)
         depth = int(event[0] in OPEN)
@@ -100,14 +99,14 @@ class _Events(Iterator[Event]):
             depth += (kind in OPEN) - (kind in CLOSE)
 
     def elements(self) -> Iterator[Any]:
-        """Elements of the array that has begun."""
+        """Yield the elements of the array that has begun."""
         for event in self:
             if event[0] == "end_array":
                 return
             yield self.built(event)
 
     def entries(self) -> Iterator[tuple[str, Event]]:
-        """Keys of the object that has begun, each with the first event of its value, which must be built or skipped."""
+        """Yield the keys of the object that has begun, each with the first event of its value, to build or skip."""
         for kind, key in self:
             if kind == "end_map":
                 return
@@ -115,7 +114,7 @@ class _Events(Iterator[Event]):
 
 
 def read_json(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """Captions of a document. Raises InputError if it isn't valid JSON to its end."""
+    """Yield the records of a document. Raises InputError if it isn't valid JSON to its end."""
     text = text_of(handle, source, reading)
     if _is_json_lines(text):
         text.seek(0)
@@ -127,7 +126,7 @@ def read_json(handle: io.BufferedReader, source: str, reading: Reading) -> Itera
         events = _Events(text, source)
         for value, below in _values(events, next(events), column, source):
             yield from records_of(source, next(numbers), value, below)
-        next(events, None)  # something after the end is a mistake
+        next(events, None)  # raises an error if there is more after the end
     except (ijson.JSONError, ValueError) as error:
         done = next(numbers) - 1
         reason = " ".join(str(error).split())
@@ -135,7 +134,7 @@ def read_json(handle: io.BufferedReader, source: str, reading: Reading) -> Itera
 
 
 def _is_json_lines(text: io.TextIOWrapper) -> bool:
-    """Whether the first line is a value by itself and another follows."""
+    """Return whether the first line is a JSON value by itself and another line follows."""
     lines = (line for line in iter(lambda: text.readline(MAX_CHARS), "") if line.strip())
     first, second = next(lines, "").removeprefix(MARK), next(lines, None)
     try:
@@ -146,7 +145,7 @@ def _is_json_lines(text: io.TextIOWrapper) -> bool:
 
 
 def _default_column(events: _Events, source: str) -> str | None:
-    """The column of an object if none is named: a known key, or COCO's. Raises InputError if there is neither."""
+    """Choose the key to read in an object: a known one, else COCO's. Raises InputError if it has neither."""
     if next(events)[0] != "start_map":
         return None
     keys = []
@@ -163,7 +162,7 @@ def _default_column(events: _Events, source: str) -> str | None:
 
 
 def _values(events: _Events, event: Event, column: str | None, source: str) -> Iterator[tuple[Any, str | None]]:
-    """Each value that may hold captions, with the rest of the column's path."""
+    """Yield each value that may contain captions, with the rest of the column below it."""
     if event[0] == "start_array":
         yield from ((element, column) for element in events.elements())
     elif event[0] == "start_map" and column is not None:

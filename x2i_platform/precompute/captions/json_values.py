@@ -1,4 +1,4 @@
-"""Captions inside JSON values, and JSON Lines: one value a line."""
+"""Finds captions in JSON values, and reads JSON Lines, with one value per line."""
 
 from __future__ import annotations
 
@@ -12,43 +12,41 @@ from x2i_platform.precompute.captions.lines import TOO_LONG, numbered, text_of
 from x2i_platform.precompute.captions.records import KNOWN_NAMES, Reading, Record, checked, kind_of, listed, pick
 
 MAX_DEPTH = 16
-"""Most keys and lists above a caption."""
+"""Maximum nesting of a caption in keys and lists."""
 
 
 @dataclass(frozen=True)
 class Missing:
-    """Stands for a missing caption, with the reason."""
+    """The reason why a value has no caption."""
 
     reason: str
 
 
 def records_of(source: str, line: int, value: Any, column: str | None) -> Iterator[Record]:
-    """The captions of a JSON value: the value itself, one below a key or a path of keys (`a.b`), or each element of a
-    list.
-    """
+    """Yield a JSON value's captions: the text itself or under a key (`a.b` if nested), of a list for each element."""
     for found in _found(value, column, depth=0):
         yield Record(source, line, None, found.reason) if isinstance(found, Missing) else checked(source, line, found)
 
 
 def step(names: Collection[str], column: str | None) -> tuple[str, str | None] | None:
-    """The key to follow, and the rest of the column's path; None if there is no such key."""
+    """Return the key of the column's first part and the rest of the column, or None if there is no such key."""
     if column is None:
         key = pick(names, None)
         return None if key is None else (key, None)
     parts = column.split(".")
-    for count in range(len(parts), 0, -1):  # a key may hold dots itself
+    for count in range(len(parts), 0, -1):  # a key may contain dots
         if (key := ".".join(parts[:count])) in names:
             return key, ".".join(parts[count:]) or None
     return None
 
 
 def read_json_lines(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """Captions of JSON Lines; blank lines are skipped."""
+    """Yield the records of JSON Lines. Blank lines are skipped."""
     return json_lines(text_of(handle, source, reading), source, reading.column)
 
 
 def json_lines(text: io.TextIOWrapper, source: str, column: str | None) -> Iterator[Record]:
-    """The captions of each line's value."""
+    """Yield the captions of each line's value."""
     for number, line in numbered(text):
         if line is None:
             yield Record(source, number, None, TOO_LONG)

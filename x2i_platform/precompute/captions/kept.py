@@ -1,4 +1,4 @@
-"""Records that are needed twice and read once: counted first, then stored."""
+"""Keeps records on disk, so that they are read once but used twice: counted first, then planned."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from x2i_platform.precompute.captions.records import Record
 
 
 class KeptRecords:
-    """Yields records as they are read and keeps them in an unnamed temporary file, from which it yields them again.
+    """Yields records and keeps them in an unnamed temporary file, from which later iterations read them.
 
-    Memory holds one record. The first round must be finished before the second can begin.
+    Memory holds one record. The first iteration must be complete before another one begins.
     """
 
     def __init__(self, records: Iterable[Record]) -> None:
@@ -29,14 +29,11 @@ class KeptRecords:
         self._file.close()
 
     def __iter__(self) -> Iterator[Record]:
-        if self._kept is None:
-            yield from self._first_round()
+        if self._kept is not None:
+            self._file.seek(0)
+            for _ in range(self._kept):
+                yield Record(*json.loads(self._file.readline()))
             return
-        self._file.seek(0)
-        for _ in range(self._kept):
-            yield Record(*json.loads(self._file.readline()))
-
-    def _first_round(self) -> Iterator[Record]:
         count = 0
         for record in self._records:
             self._file.write(json.dumps(astuple(record)).encode() + b"\n")

@@ -1,7 +1,7 @@
-"""Bytes become lines of text, in the same way for every text format.
+"""Decodes bytes to lines of text, in the same way for all text formats.
 
 A line ends at a line feed, a carriage return, or both. Bytes that can't be decoded become lone surrogates in the text,
-so that only the caption that holds them is refused.
+so only the captions that contain them are refused.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from x2i_platform.precompute.captions.records import MAX_CHARS, Reading
 
 TOO_LONG = f"line longer than {MAX_CHARS} characters"
 Line = tuple[int, str | None]
-"""Number and text of a line. The text is None if the line is too long; such a line is never held whole."""
+"""Number and text; None for a line that is too long, which is never in memory as a whole."""
 MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-"""Byte order marks of UTF-16. UTF-32's begins with one of them, or holds zero bytes."""
+"""UTF-32's mark begins with one of them or contains zero bytes."""
 WIDE = ("utf_16", "utf_32")
 HEAD_BYTES = 256
 CONTROLS = re.compile(rb"[\x01-\x08\x0e-\x1f]")
-"""Control characters that UTF-16 letters may look like (all Cyrillic ones do), but no UTF-8 letter does."""
+"""Letters in UTF-16 may contain these bytes (all Cyrillic ones do); text in UTF-8 never does."""
 
 
 def text_of(handle: io.BufferedReader, source: str, reading: Reading) -> io.TextIOWrapper:
-    """The text of a file, line ends as `\\n`. Raises InputError for UTF-16 or UTF-32 if no encoding was named."""
+    """Open a file as text with `\\n` as line ends. Raises InputError for UTF-16 or UTF-32 if no encoding is given."""
     head = handle.peek(HEAD_BYTES)[:HEAD_BYTES]
     if reading.encoding is None and (encoding := _wide(head)):
         raise InputError(f"captions file '{source}' is {encoding.upper()}; read it with --encoding {encoding}")
@@ -37,7 +37,7 @@ def text_of(handle: io.BufferedReader, source: str, reading: Reading) -> io.Text
 
 
 def numbered(text: io.TextIOWrapper) -> Iterator[Line]:
-    """Lines without their ends, from 1."""
+    """Yield lines without their ends, numbered from 1."""
     for number in itertools.count(1):
         line = text.readline(MAX_CHARS)
         if not line:
@@ -51,7 +51,7 @@ def numbered(text: io.TextIOWrapper) -> Iterator[Line]:
 
 
 def _wide(head: bytes) -> str | None:
-    """UTF-16 or UTF-32, if a byte order mark or zero bytes show it. Single-byte encodings are not guessed."""
+    """Detect UTF-16 or UTF-32 by a mark or zero bytes. Single-byte encodings are not guessed."""
     zeros = head.count(0)
     if not head.startswith(MARKS) and (not zeros or (zeros * 4 < len(head) and _is_utf8(head))):
         return None
@@ -60,7 +60,7 @@ def _wide(head: bytes) -> str | None:
 
 
 def _is_utf8(head: bytes) -> bool:
-    """Whether the first bytes of a file are UTF-8, ignoring zero bytes; they may end inside a character."""
+    """Return whether the start of a file is UTF-8 text, apart from zero bytes. It may end inside a character."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:

@@ -1,7 +1,6 @@
-"""A normal form of captions that look the same: composed letters, single spaces, no meaningless invisible characters.
+"""Normalises captions: composed letters, single spaces, no invisible characters without a meaning.
 
-Invariants: normal text stays as it is, so captions that were always normal keep their ids; no visible character is
-lost.
+Invariants: normal text stays unchanged, so its id never changes; no visible character is lost.
 """
 
 from __future__ import annotations
@@ -10,18 +9,18 @@ import re
 import unicodedata
 
 INVISIBLE = "\u200b\u2060\ufeff\u00ad"
-"""Invisible characters that are removed: zero-width space, word joiner, byte order mark, soft hyphen."""
+"""Zero-width space, word joiner, byte order mark and soft hyphen, which web pages and files leave behind."""
 _JOINERS = re.compile("[\u200c\u200d]+")
 _UNJOINED = ("LATIN", "GREEK", "CYRILLIC", "CJK", "HIRAGANA", "KATAKANA", "HANGUL", "FULLWIDTH", "IDEOGRAPHIC")
-"""Scripts in which joiners mean nothing, by the first word of their letters' Unicode names."""
+"""Scripts without joiners, by the first word of their letters' Unicode names."""
 _DROPPED = str.maketrans("", "", INVISIBLE)
 
 
 def normalised(text: str) -> str:
-    """The text in NFC, with each run of white space as one space and none at the ends.
+    """Return the text in Unicode's form NFC, with single spaces and none at the ends.
 
-    White space is what Unicode calls so, including line ends, tabs, non-breaking and ideographic spaces. Joiners (ZWJ,
-    ZWNJ) stay where they have a meaning: in emoji, and in scripts such as Persian's and Hindi's.
+    White space is Unicode's, so it includes line ends, tabs, non-breaking and ideographic spaces. Joiners (ZWJ, ZWNJ)
+    are kept where they have an effect: in emoji and in the scripts of Persian, Hindi and others.
     """
     if text.isascii():
         return " ".join(text.split())
@@ -31,7 +30,7 @@ def normalised(text: str) -> str:
 
 
 def _joins(text: str, place: int) -> bool:
-    """Whether the character before a joiner can be joined; marks on a letter are skipped."""
+    """Return whether the character before a joiner can be joined. Marks on a letter are ignored."""
     while place and unicodedata.category(text[place - 1]).startswith("M"):
         place -= 1
     before = text[place - 1] if place else " "

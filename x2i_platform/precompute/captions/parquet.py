@@ -1,4 +1,4 @@
-"""Parquet: one column of text, bytes in UTF-8, lists of them, or a field of a struct."""
+"""Reads one column of a Parquet file: text, UTF-8 bytes, lists of them, or a field of a struct."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from x2i_platform.precompute.captions.records import COLUMNS, Reading, Record, l
 
 
 def read_parquet(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """Captions row by row; memory holds one row group. A file without a single value has a column of type null."""
+    """Yield the records row by row; memory holds one row group. A column of type null has only missing values."""
     parquet = pq.ParquetFile(handle)
     name, below = _column(parquet.schema_arrow.names, source, reading.column)
     kind = parquet.schema_arrow.field(name).type
@@ -35,7 +35,7 @@ def read_parquet(handle: io.BufferedReader, source: str, reading: Reading) -> It
 
 
 def _column(names: list[str], source: str, column: str | None) -> tuple[str, str | None]:
-    """The column to read, and the rest of the path below it."""
+    """Return the column to read and the rest of the name, for fields below it."""
     if (found := step(names, column)) is not None:
         return found
     if column and column.isdecimal() and 1 <= int(column) <= len(names):
@@ -57,7 +57,7 @@ def _may_hold_text(kind: pa.DataType) -> bool:
 
 
 def _decoded(value: Any) -> Any:
-    """Bytes decoded as text, at any depth of a value."""
+    """Decode all bytes in a value to text."""
     if isinstance(value, bytes):
         return value.decode("utf-8")
     if isinstance(value, list):

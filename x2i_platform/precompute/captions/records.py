@@ -1,4 +1,4 @@
-"""What readers return, and the options for reading."""
+"""Records of captions, and options for reading them."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from x2i_platform.errors import InputError
 from x2i_platform.precompute.captions.normal import normalised
 
 COLUMNS = ("caption", "prompt", "text", "captions", "prompts", "texts")
-"""Column names that hold captions, best first, in any letter case; used if no column is named."""
+"""Column names tried if none is given, best first. Case doesn't matter."""
 KNOWN_NAMES = " or ".join(COLUMNS[:3])
 MAX_CAPTION_CHARS = 20_000
-"""Most characters of a caption; every text encoder here reads at most a few thousand."""
+"""Longer captions are refused. The text encoders read at most a few thousand characters."""
 MAX_CHARS = 4 * 1024**2
-"""Most characters of a line or a JSON value; longer ones are refused and never held whole."""
+"""Longer lines and JSON values are refused and never held in memory as a whole."""
 SHOWN_CHARS = 200
 EMPTY = "empty caption"
 
 
 @dataclass(frozen=True)
 class Record:
-    """One record of the input. `caption` is None where `reason` says why."""
+    """One record of the input. If `caption` is None, `reason` says why."""
 
     source: str
     line: int
@@ -34,21 +34,20 @@ class Record:
 
 @dataclass(frozen=True)
 class Reading:
-    """Options for what a file doesn't say itself. Raises InputError for an invalid delimiter or encoding."""
+    """Options for reading. Raises InputError for an invalid delimiter, encoding or column."""
 
     column: str | None = None
-    """Name of a column or key, `a.b` for a nested key, or a column's number from 1."""
+    """Name of the column or key (`a.b` for a nested key), or a column's number, counted from 1."""
     header: bool | None = None
-    """Whether a table's first line names its columns. None means yes, but then a column can't be given by number."""
+    """Whether a table's first line has the column names. None means yes, but then `column` can't be a number."""
     delimiter: str | None = None
-    """Delimiter between the fields of a table; with it a text file is read as a table."""
+    """Separator of a table's fields. It makes a text file a table."""
     quoted: bool | None = None
-    """Whether quotes around a field belong to the format. None means yes for .csv and no for .tsv."""
+    """Whether quotes around a field are part of the format. None means yes for .csv and no for .tsv."""
     encoding: str | None = None
-    """Encoding; None means UTF-8."""
+    """None means UTF-8."""
     per_file: bool | None = None
-    """Whether a text file is one caption. None means yes for .caption, and for .txt next to an image of the same
-    name."""
+    """Whether a text file is one caption. None means yes for .caption, and for .txt beside an image of that name."""
 
     def __post_init__(self) -> None:
         if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n\0'):
@@ -67,11 +66,11 @@ class Reading:
 
 
 PLAIN = Reading()
-"""The default options."""
+"""No options."""
 
 
 def checked(source: str, line: int, value: Any) -> Record:
-    """A record from any decoded value."""
+    """Check and normalise a decoded value; return its record."""
     if not isinstance(value, str):
         return Record(source, line, None, f"caption is {kind_of(value)}, not text")
     if undecoded := next((char for char in value if "\udc80" <= char <= "\udcff"), None):
@@ -88,7 +87,7 @@ def checked(source: str, line: int, value: Any) -> Record:
 
 
 def holds_surrogate(text: str) -> bool:
-    """Whether the text holds a lone surrogate: JSON can spell one, and undecodable bytes are read as one."""
+    """Return whether a text has a lone surrogate: JSON can contain one, and undecodable bytes become one."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -97,14 +96,14 @@ def holds_surrogate(text: str) -> bool:
 
 
 def kind_of(value: Any) -> str:
-    """A value's type in JSON's terms."""
+    """Return a value's type in JSON's terms."""
     kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     kinds |= dict.fromkeys((int, float, Decimal), "a number")
     return kinds.get(type(value), type(value).__name__)
 
 
 def pick(names: Iterable[str], column: str | None) -> str | None:
-    """The named column, or the best known one."""
+    """Return the named column, or the best known name, or None."""
     names = list(names)
     if column is not None:
         return column if column in names else None
@@ -113,6 +112,6 @@ def pick(names: Iterable[str], column: str | None) -> str | None:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names as a message shows them: only a few, and printable."""
+    """Join names for a message: shortened, and with unprintable characters escaped."""
     text = ", ".join(names).encode(errors="backslashreplace").decode() or "none"
     return text if len(text) <= SHOWN_CHARS else f"{text[:SHOWN_CHARS]}…"

@@ -1,7 +1,7 @@
-"""Tables of text: a header line, then records with the same number of fields.
+"""Reads text tables: a header line, then records with as many fields.
 
-Invariants: a record with another number of fields is refused, never read as a shorter caption; a misplaced quote costs
-only its own line; blank lines and rows of blank fields are skipped.
+Invariants: a record with another number of fields is refused, never read as a shorter caption; a misplaced quote
+affects only its own line; blank lines and rows of blank fields are skipped.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from x2i_platform.precompute.captions.lines import TOO_LONG, Line, numbered, tex
 from x2i_platform.precompute.captions.records import COLUMNS, MAX_CHARS, Reading, Record, checked, listed, pick
 
 MAX_JOINED_LINES = 1000
-"""A quoted field with more lines than this was never closed."""
+"""A quoted field over more lines than this counts as never closed."""
 MAX_LITERAL_LINES = 10
-"""In files whose quotes are text, quotes on lines farther apart than this are unrelated."""
+"""If quotes are text, quotes on lines further apart than this are unrelated."""
 SEPARATORS = {",": "','", ";": "';'", "\t": "tab", "|": "'|'"}
 MISPLACED = "a misplaced quote"
 
 
 @dataclass(frozen=True)
 class TableLine:
-    """One record as it is in the file."""
+    """One unchecked record of the file."""
 
     line: int
     fields: list[str]
@@ -38,34 +38,37 @@ class TableLine:
 
 @dataclass(frozen=True)
 class Dialect:
-    """How fields are delimited and quoted."""
+    """How fields are separated and quoted."""
 
     delimiter: str
     quoted: bool | None
-    """None: quotes are text, but a field that can only be a quoted one refuses the file."""
+    """None means that quotes are text, but a file with a field that looks quoted is refused."""
 
 
 def read_csv(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """Captions of CSV: commas by default; quoted fields may hold commas and line ends."""
+    """Read CSV, by default with commas. Quoted fields may contain commas and line ends."""
     quoted = True if reading.quoted is None else reading.quoted
     return _read(handle, source, reading, Dialect(reading.delimiter or ",", quoted))
 
 
 def read_tsv(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """Captions of TSV: tabs by default; quotes are ordinary text."""
+    """Read TSV, by default with tabs. By default quotes are text."""
     return _read(handle, source, reading, Dialect(reading.delimiter or "\t", reading.quoted))
 
 
 def _read(handle: io.BufferedReader, source: str, reading: Reading, dialect: Dialect) -> Iterator[Record]:
-    rows = _rows(numbered(text_of(handle, source, reading)), source, dialect)
+    lines = numbered(text_of(handle, source, reading))
+    table = _quoted_rows(lines, dialect.delimiter) if dialect.quoted else _literal_rows(lines, source, dialect)
+    rows = (row for row in table if row.problem or any(field.strip() for field in row.fields))  # no blank ones
     first = next(rows, None)
     if first is None:
         return
     place = _place(first, source, reading, dialect)
     width = len(first.fields)
+    records: Iterator[TableLine] = rows
     if reading.header is False:
-        rows = itertools.chain([first], rows)
-    for row in rows:
+        records = itertools.chain([first], rows)
+    for row in records:
         if row.problem == TOO_LONG:
             yield Record(source, row.line, None, TOO_LONG)
         elif row.problem or len(row.fields) != width:
@@ -77,14 +80,8 @@ def _read(handle: io.BufferedReader, source: str, reading: Reading, dialect: Dia
             yield checked(source, row.line, row.fields[place])
 
 
-def _rows(lines: Iterator[Line], source: str, dialect: Dialect) -> Iterator[TableLine]:
-    """Records that aren't blank."""
-    rows = _quoted_rows(lines, dialect.delimiter) if dialect.quoted else _literal_rows(lines, source, dialect)
-    return (row for row in rows if row.problem or any(field.strip() for field in row.fields))
-
-
 def _literal_rows(lines: Iterator[Line], source: str, dialect: Dialect) -> Iterator[TableLine]:
-    """Records of plain TSV. Raises InputError if its quotes look like CSV's and no option says what they are."""
+    """Yield records with quotes as text. Raises InputError if that wasn't asked for and quotes look like CSV's."""
     opened = -MAX_LITERAL_LINES
     for number, line in lines:
         fields = (line or "").split(dialect.delimiter)
@@ -100,7 +97,7 @@ def _literal_rows(lines: Iterator[Line], source: str, dialect: Dialect) -> Itera
 
 
 def _doubles(field: str) -> bool:
-    """Whether a field is in quotes and doubles the quotes inside."""
+    """Return whether a field is in quotes and has doubled quotes inside."""
     inside = field[1:-1]
     return field[:1] == field[-1:] == '"' and '""' in inside and '"' not in inside.replace('""', "")
 
@@ -114,7 +111,7 @@ def _closes(field: str) -> bool:
 
 
 def _quoted_rows(lines: Iterator[Line], delimiter: str) -> Iterator[TableLine]:
-    """Records of CSV. If lines joined by a quote make no record, the first is refused and the others are read again."""
+    """Yield CSV records. If lines joined by a quote make no record, the first is refused and the rest read again."""
     csv.field_size_limit(MAX_CHARS)
     whole, opening = _patterns(delimiter)
     again: deque[Line] = deque()
@@ -138,7 +135,7 @@ def _quoted_rows(lines: Iterator[Line], delimiter: str) -> Iterator[TableLine]:
 
 
 def _until_closed(lines: Iterator[Line]) -> list[Line]:
-    """The lines of an open quoted field, up to one that may close it: a record has an even number of quotes."""
+    """Take the lines of an open quoted field, up to one that may close it: a record has an even number of quotes."""
     taken: list[Line] = []
     chars = 0
     for number, line in itertools.islice(lines, MAX_JOINED_LINES):
@@ -150,10 +147,9 @@ def _until_closed(lines: Iterator[Line]) -> list[Line]:
 
 
 def _patterns(delimiter: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """Patterns of a whole record, and of one that ends inside a quoted field.
+    """Return patterns of a whole record and of one that ends inside a quoted field.
 
-    Outside of a quoted field, quotes must pair up before the next delimiter; otherwise it would cut the text between
-    them.
+    In an unquoted field quotes must come in pairs. Otherwise a delimiter would split the text between two quotes.
     """
     plain = rf'[^"\n{re.escape(delimiter)}]'
     quoted = r'"[^"]*+(?:""[^"]*+)*+"'
@@ -163,7 +159,7 @@ def _patterns(delimiter: str) -> tuple[re.Pattern[str], re.Pattern[str]]:
 
 
 def _place(first: TableLine, source: str, reading: Reading, dialect: Dialect) -> int:
-    """Index of the caption among a record's fields. Raises InputError if the first line doesn't give it."""
+    """Return the index of the caption's field. Raises InputError if the first line doesn't tell it."""
     if first.problem:
         raise InputError(f"captions file '{source}', line {first.line}, which tells its columns: {first.problem}")
     names = first.fields
@@ -181,7 +177,7 @@ def _place(first: TableLine, source: str, reading: Reading, dialect: Dialect) ->
 
 
 def _refuse(names: list[str], source: str, reading: Reading, dialect: Dialect, *, number: int | None) -> NoReturn:
-    """Raise an InputError that says which option would help to find the column."""
+    """Raise InputError that says which option would help to find the column."""
     columns = f"its columns: {listed(names)}"
     if reading.header is False:
         raise InputError(

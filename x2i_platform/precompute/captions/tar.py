@@ -1,7 +1,7 @@
-"""Tars as webdataset writes them: members with one name and several endings are one sample.
+"""Reads tars in webdataset's layout: neighbouring members with the same name and different endings are one sample.
 
-Invariants: nothing is written to disk; a member is read only if it can hold a caption, and only up to a size; the tar
-is read once, from front to back. (The webdataset library reads every member whole, images too.)
+Invariants: nothing is written to disk; only members that can contain a caption are read, up to a size limit; the tar is
+read once, from front to back. (The webdataset library reads every member whole, images too.)
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from x2i_platform.precompute.captions.json_values import records_of
 from x2i_platform.precompute.captions.records import MAX_CHARS, Reading, Record, listed
 
 KINDS = ("txt", "caption", "json")
-"""Endings of members that hold captions, best first."""
+"""Endings of members with captions, best first."""
 MAX_NAME_BYTES = 64 * 1024
 MAX_MEMBER_BYTES = 2**50
 
 Sample = dict[str, bytes | None]
-"""Content of a sample's members by ending; None for members of other kinds."""
+"""Content by ending; None for members of other kinds."""
 
 
 class _Header(tarfile.TarInfo):
-    """A header of a tar. tarfile itself takes a damaged one for the end, and reads names of any length."""
+    """A stricter tar header: tarfile would take a damaged one for the end, and accept names of any length."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -42,7 +42,7 @@ class _Header(tarfile.TarInfo):
 
 
 def read_tar(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """The caption of each sample: its .txt or .caption, otherwise a key of its .json. `json.key` selects the .json."""
+    """Yield each sample's captions: its .txt or .caption, else a key of its .json. `json.key` asks for the .json."""
     try:
         with tarfile.open(fileobj=handle, mode="r|", tarinfo=_Header, ignore_zeros=True) as tar:
             for number, (key, sample) in enumerate(_samples(tar, reading.column), start=1):
@@ -52,7 +52,7 @@ def read_tar(handle: io.BufferedReader, source: str, reading: Reading) -> Iterat
 
 
 def _samples(tar: tarfile.TarFile, column: str | None) -> Iterator[tuple[str, Sample]]:
-    """Samples: neighbouring members with the same key; repeated endings are kept."""
+    """Group neighbouring members with the same key. A repeated ending begins a new sample."""
     current, sample = "", Sample()
     for key, ending, content in _members(tar, column):
         if sample and (key != current or ending in sample):
@@ -64,11 +64,11 @@ def _samples(tar: tarfile.TarFile, column: str | None) -> Iterator[tuple[str, Sa
 
 
 def _members(tar: tarfile.TarFile, column: str | None) -> Iterator[tuple[str, str, bytes | None]]:
-    """Key, ending and content of each member."""
+    """Yield each file's key, ending and content."""
     for member in tar:
         if member.size > MAX_MEMBER_BYTES:
             raise tarfile.ReadError(f"a member of {member.size} bytes")
-        tar.members = []  # type: ignore[attr-defined]  # else every header ever read is kept
+        tar.members = []  # type: ignore[attr-defined]  # tarfile would keep every header in memory
         name = PurePosixPath(member.name.encode(errors="backslashreplace").decode())
         if member.isdir() or any(part.startswith((".", "_")) for part in name.parts if part != "."):
             continue
@@ -96,7 +96,7 @@ def _records(place: str, number: int, sample: Sample, asked: str | None) -> Iter
 
 
 def _chosen(sample: Sample, column: str | None) -> tuple[str | None, str | None]:
-    """The member that holds the caption, and the path below it."""
+    """Return the ending of the member with the caption, and the column below it."""
     if column is not None:
         parts = column.split(".")
         for count in range(len(parts), 0, -1):

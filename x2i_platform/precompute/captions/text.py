@@ -1,4 +1,4 @@
-"""Plain text: one caption per line, or one per file; a table if a delimiter is given."""
+"""Reads plain text: a caption per line or per file, or a table if a delimiter is given."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from x2i_platform.precompute.captions.tables import read_tsv
 
 
 def read_text(handle: io.BufferedReader, source: str, reading: Reading) -> Iterator[Record]:
-    """Captions of a text file; blank lines and blank files are skipped."""
+    """Yield the records of a text file. Blank lines and blank files are skipped."""
     if reading.delimiter is not None:
         return read_tsv(handle, source, reading)
     if (reading.column, reading.header, reading.quoted) != (None, None, None):
