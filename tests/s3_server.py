@@ -132,7 +132,8 @@ def _wait_until_up(server: S3Server, *, process: subprocess.Popen[bytes], log: P
     deadline = time.monotonic() + START_TIMEOUT_S
     while True:
         try:
-            return client.mkdir("ready")
+            client.mkdir("ready")
+            return
         except (OSError, BotoCoreError):
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"no S3 server for the tests: {log.read_text(errors='replace')[-2000:]}")

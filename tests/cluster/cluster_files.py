@@ -35,12 +35,13 @@ def text_of(name: str) -> str:
 
 def parsed(name: str) -> dict[str, Any]:
     """A filled file's content, the caller's own copy."""
-    return yaml.safe_load(text_of(name))
+    content: dict[str, Any] = yaml.safe_load(text_of(name))
+    return content
 
 
 def ray_cluster(name: str) -> dict[str, Any]:
     """The Ray cluster of a Kubernetes manifest."""
-    spec = parsed(name)["spec"]
+    spec: dict[str, dict[str, Any]] = parsed(name)["spec"]
     return spec["rayClusterSpec" if name in JOBS else "rayClusterConfig"]
 
 

@@ -44,7 +44,8 @@ def reference_ssim(left: np.ndarray, right: np.ndarray) -> float:
     taps /= taps.sum()
 
     def blur(image: np.ndarray) -> np.ndarray:
-        return correlate1d(correlate1d(image, taps, axis=0), taps, axis=1)[5:-5, 5:-5]
+        blurred: np.ndarray = correlate1d(correlate1d(image, taps, axis=0), taps, axis=1)
+        return blurred[5:-5, 5:-5]
 
     mean_l, mean_r = blur(left), blur(right)
     var_l, var_r = blur(left * left) - mean_l**2, blur(right * right) - mean_r**2

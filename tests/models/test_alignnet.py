@@ -27,7 +27,8 @@ def make_states(*lengths: int, seed: int = 0) -> list[Tensor]:
 
 def run_on(alignnet: AlignNet, states: list[Tensor]) -> Conditioning:
     states_BCSH, mask_BS = pad_states(states, text_tokens=10, padding=alignnet.config.padding)
-    return alignnet(states_BCSH, mask_BS=mask_BS)
+    conditioning: Conditioning = alignnet(states_BCSH, mask_BS=mask_BS)
+    return conditioning
 
 
 def by_hand(alignnet: AlignNet, fused_BSH: Tensor) -> tuple[Tensor, Tensor]:

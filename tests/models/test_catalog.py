@@ -14,6 +14,8 @@ import transformers
 from x2i_platform.errors import ConfigError, WeightsError
 from x2i_platform.models import catalog
 from x2i_platform.models.catalog import MLLMS, TEACHERS, dit_dims, mllm_dims, mllm_entry, teacher_entry
+from x2i_platform.models.mllm import MLLM
+from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.weights import locate
 
 FLUX = "black-forest-labs/FLUX.1-dev"
@@ -30,7 +32,7 @@ def test_the_tables_describe_the_miniatures(kind: str) -> None:
     assert replace(mllm_entry(str(locate(qwen))), model=qwen, licence="apache-2.0") == mllm_entry(qwen)
 
 
-def test_miniature_sizes_are_those_of_the_loaded_parts(teacher, mllm) -> None:  # type: ignore[no-untyped-def]
+def test_miniature_sizes_are_those_of_the_loaded_parts(teacher: Teacher, mllm: MLLM) -> None:
     dims = dit_dims("mini:random-flux")
     assert dims.tap_names == teacher.tap_names
     assert dims.num_image_tokens(64) == teacher.num_image_tokens

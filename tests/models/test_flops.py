@@ -29,7 +29,7 @@ def counted(work: Callable[[], Any]) -> int:
     """Operations that torch counts; attention as plain products, since its counter knows no fused kernel of the CPU."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def call_flux(dit: Any, *, image_tokens: int, text_tokens: int) -> tuple[torch.Tensor, list[torch.Tensor]]:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -185,15 +184,25 @@ def test_silent_hub_does_not_hang(tmp_path: Path) -> None:
     assert time.monotonic() - started < 30
 
 
+class HubServer(ThreadingHTTPServer):
+    """Serves some files, and remembers which of them were fetched."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), Hub)
+        self.files = files
+        self.fetched: set[str] = set()
+
+
 class Hub(BaseHTTPRequestHandler):
     """The few answers of a model hub that a download needs; files come from the server's `files`."""
 
     def do_GET(self) -> None:
-        files: dict[str, bytes] = self.server.files  # type: ignore[attr-defined]
+        assert isinstance(self.server, HubServer)
+        files = self.server.files
         path = self.path.split("?")[0]
         if path.startswith(f"/org/model/resolve/{SHA}/"):
             name = path.split("/", 5)[5]
-            self.server.fetched.add(name)  # type: ignore[attr-defined]
+            self.server.fetched.add(name)
             return self.answer(files[name], {"ETag": f'"{len(files[name])}-{name}"', "X-Repo-Commit": SHA})
         if path in ("/api/models/org/model", "/api/models/org/model/revision/main"):
             return self.send_json({"id": "org/model", "sha": SHA, "siblings": [{"rfilename": name} for name in files]})
@@ -225,9 +234,8 @@ class Hub(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def hub() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.files = {  # type: ignore[attr-defined]
+def hub() -> Iterator[HubServer]:
+    files = {
         "model_index.json": json.dumps({"vae": ["diffusers", "V"], "tokenizer": ["transformers", "T"]}).encode(),
         "vae/config.json": b"{}",
         "vae/diffusion_pytorch_model.safetensors": b"weights",
@@ -237,14 +245,14 @@ def hub() -> Iterator[ThreadingHTTPServer]:
         "flux1-dev.safetensors": b"the same in another format",
         "README.md": b"about",
     }
-    server.fetched = set()  # type: ignore[attr-defined]
+    server = HubServer(files)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
 
 
-def test_download_takes_only_what_is_loaded(hub: Any, tmp_path: Path) -> None:
+def test_download_takes_only_what_is_loaded(hub: HubServer, tmp_path: Path) -> None:
     environment = {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
     assert call("identity", "org/model", **environment) == f"org/model@{SHA}"
     assert hub.fetched == set(), "an identity needs no download"
@@ -262,7 +270,7 @@ def test_download_takes_only_what_is_loaded(hub: Any, tmp_path: Path) -> None:
     assert Path(call("locate", "org/model", **environment)) == folder, "a damaged snapshot is completed"
 
 
-def test_hub_refusals_say_what_to_do(hub: Any, tmp_path: Path) -> None:
+def test_hub_refusals_say_what_to_do(hub: HubServer, tmp_path: Path) -> None:
     environment = {"HF_HUB_CACHE": str(tmp_path), "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}"}
     assert "no such model" in call("locate", "org/unknown", **environment)
     assert "licence at" in call("locate", "org/gated", **environment)

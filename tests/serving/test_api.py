@@ -52,7 +52,8 @@ def test_a_model_is_known_by_the_names_that_it_has() -> None:
 def refused(**fields: Any) -> dict[str, Any]:
     with pytest.raises(ValidationError) as caught:
         GenerationRequest.model_validate(fields)
-    return validation_body(caught.value.errors()[0])["error"]
+    error: dict[str, Any] = validation_body(caught.value.errors()[0])["error"]
+    return error
 
 
 @pytest.mark.parametrize(

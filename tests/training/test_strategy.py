@@ -22,6 +22,7 @@ from tests.training.conftest import World
 from x2i_platform.config import AlignNetConfig, Recipe, TrainConfig
 from x2i_platform.errors import TrainingError
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims
+from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.recipes import override
 from x2i_platform.training import checkpoint
 from x2i_platform.training.checkpoint import TrainingState
@@ -55,7 +56,8 @@ class Job:
         return self.folder / f"state-{kind}-{world}"
 
     def results(self, world: int, rank: int = 0) -> dict[str, Any]:
-        return torch.load(self.folder / f"results-{world}-{rank}.pt", weights_only=True)
+        results: dict[str, Any] = torch.load(self.folder / f"results-{world}-{rank}.pt", weights_only=True)
+        return results
 
 
 def build_alignnet(seed: int = 0) -> AlignNet:
@@ -73,7 +75,7 @@ def make_batches() -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def loss_of(student: Any, states_BCSH: Tensor, prompt_embeds_BTE: Tensor, pooled_BP: Tensor) -> Tensor:
-    conditioning = student(states_BCSH, mask_BS=torch.ones(states_BCSH.shape[0], 5, dtype=torch.bool))
+    conditioning: Conditioning = student(states_BCSH, mask_BS=torch.ones(states_BCSH.shape[0], 5, dtype=torch.bool))
     errors = (conditioning.prompt_embeds_BTE - prompt_embeds_BTE, conditioning.pooled_BP - pooled_BP)
     return 300 * errors[0].square().mean() + 10 * errors[1].square().mean()
 
