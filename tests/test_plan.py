@@ -6,19 +6,13 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from pipelines import RECIPES
-from tests.random_models import RANDOM
 from x2i_platform.config import Recipe
-from x2i_platform.errors import ConfigError, InputError
-from x2i_platform.models.alignnet import AlignNetDims
-from x2i_platform.models.dims import t5_attention
+from x2i_platform.errors import ConfigError
 from x2i_platform.plan import GPUS, MFU, Plan, plan_recipe, require_budget
-from x2i_platform.precompute.captions import Captions
-from x2i_platform.precompute.intake import count_captions
 from x2i_platform.recipes import load
 
 REFERENCE = "flux-dev_qwen2.5-vl-7b"
@@ -126,41 +120,6 @@ def test_a_budget_no_setting_fits_offers_none() -> None:
         require_budget(plan_recipe(asked, rows=1), recipe=asked)
 
 
-def test_captions_are_counted_once_each(tmp_path: Path) -> None:
-    path = tmp_path / "captions.txt"
-    path.write_text("aaaa\nbb\n\naaaa\n", encoding="utf-8")
-    intake, counted = count_captions(Captions(str(path)).records(), path=str(path))
-    assert (intake.lines, intake.duplicates) == (3, 1)
-    assert (counted.rows, counted.mean_chars) == (2, 3.0)
-    path.write_text("\n \n", encoding="utf-8")
-    with pytest.raises(InputError, match="hold no caption"):
-        count_captions(Captions(str(path)).records(), path=str(path))
-
-
 def test_planning_loads_no_torch() -> None:
     code = "import sys, pipelines.plan; print({'torch', 'ray', 'transformers', 'mlflow'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
-
-
-def test_heads_of_alignnets_stack_share_the_mllms_width() -> None:
-    dims = AlignNetDims.of(load(RANDOM, shipped=RECIPES, overrides=["alignnet.t5_layers=1", "alignnet.t5_heads=4"]))
-    assert (dims.t5_heads, dims.t5_head_dim, dims.hidden_size) == (4, 16, 64)
-    with pytest.raises(ConfigError, match=r"alignnet\.t5_heads = 3 doesn't divide the MLLM's hidden width 64"):
-        AlignNetDims.of(load(RANDOM, shipped=RECIPES, overrides=["alignnet.t5_heads=3"]))
-
-
-@pytest.mark.parametrize(
-    ("recipe", "overrides", "heads"),
-    [
-        ("flux-dev_qwen2.5-vl-7b", [], (28, 128)),
-        ("flux-dev_qwen2.5-vl-3b", [], (28, 128)),  # more than the hidden width of 2048 has room for
-        (RANDOM, ["alignnet.t5_heads=3", "alignnet.t5_head_dim=8"], (3, 8)),
-        (RANDOM, ["alignnet.t5_head_dim=32"], (2, 32)),
-    ],
-)
-def test_heads_of_the_stack_are_those_of_the_released_code(
-    recipe: str, overrides: list[str], heads: tuple[int, int]
-) -> None:
-    config = load(recipe, shipped=RECIPES, overrides=overrides).alignnet
-    hidden = {"flux-dev_qwen2.5-vl-7b": 3584, "flux-dev_qwen2.5-vl-3b": 2048, RANDOM: 64}[recipe]
-    assert t5_attention(config, hidden_size=hidden) == heads
