@@ -19,7 +19,7 @@ def greys(content: bytes, *, fps: float = 1.0, max_frames: int = 64) -> tuple[li
     return [float(np.asarray(frame).mean()) for frame in video.frames], video.fps
 
 
-@pytest.mark.parametrize("kind", ["mp4", "webm", "avi", "matroska"])
+@pytest.mark.parametrize("kind", ["mp4", "mov", "webm", "avi", "matroska", "mpegts"])
 def test_frames_are_those_shown_at_each_second(kind: str) -> None:
     found, fps = greys(hostile.video(num_frames=30, rate=10, kind=kind))
     assert fps == 1.0
