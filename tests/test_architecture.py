@@ -117,7 +117,6 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "cli_models.py": "test_cli.py",
     "pipelines/listings.py": "test_cli.py",
     "pipelines/named.py": "test_cli.py",
-    "pipelines/plan.py": "test_cli.py",
     "pipelines/serve.py": "serving/test_app.py",
     "pipelines/ray_cluster/events.py": "pipelines/test_train.py",
     "pipelines/ray_cluster/keys.py": "pipelines/ray_cluster/test_ports.py",
@@ -128,7 +127,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "x2i_platform/options.py": "test_cli.py",
     "x2i_platform/progress.py": "types alone",
     "x2i_platform/costs.py": "test_plan.py",
-    "x2i_platform/torchvision_schemas.py": "models/test_mllm_prompts.py",
+    "x2i_platform/torchvision_schemas.py": "mini/test_checkpoints.py",
     "x2i_platform/evaluation/evaluator.py": "pipelines/test_evaluate.py",
     "x2i_platform/evaluation/outcome.py": "pipelines/test_evaluate.py",
     "x2i_platform/evaluation/page.py": "evaluation/test_report.py",
@@ -168,10 +167,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "x2i_platform/precompute/captions/lines.py": "precompute/captions/test_properties.py",
     "x2i_platform/precompute/captions/records.py": "precompute/captions/test_properties.py",
     "x2i_platform/registry/artifacts.py": "registry/test_models.py",
-    "x2i_platform/registry/connection.py": "registry/test_tracking.py",
-    "x2i_platform/training/checkpoint.py": "training/test_loop.py",
     "x2i_platform/training/job.py": "pipelines/test_train.py",
-    "x2i_platform/training/validation.py": "training/test_loop.py",
 }
 
 

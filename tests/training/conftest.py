@@ -14,6 +14,7 @@ import torch
 from pipelines import RECIPES
 from tests.features.made_rows import committed
 from tests.random_models import CAPTIONS, RANDOM
+from tests.training.recorder import LONG, Recorder
 from x2i_platform import fingerprint, recipes
 from x2i_platform.config import Recipe
 from x2i_platform.features.codec import encode_raw
@@ -132,6 +133,13 @@ def poisoned(sampled: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[
             columns = tensor_columns(encode_raw(states_CSH))
             writer.add({"sample_id": other.sample_id, "num_tokens": states_CSH.shape[1], **columns})
     return world, place.sample_id
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(sampled: World, tmp_path_factory: pytest.TempPathFactory) -> Recorder:
+    """A whole training, for all who compare theirs with it."""
+    torch.set_num_threads(1)
+    return Recorder(tmp_path_factory.mktemp("uninterrupted")).run(sampled.trainer(*LONG))
 
 
 @pytest.fixture(autouse=True)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from tests.training.conftest import World
 from tests.training.recorder import LONG, KilledError, Recorder, assert_equal_states, tensors_of
@@ -17,15 +14,7 @@ from x2i_platform.errors import TrainingError
 from x2i_platform.models.model_folder import load_alignnet
 from x2i_platform.training import checkpoint
 from x2i_platform.training.checkpoint import TrainingState
-from x2i_platform.training.data import Place
 from x2i_platform.training.loop import learning_rate
-from x2i_platform.training.validation import shared_out
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(sampled: World, tmp_path_factory: pytest.TempPathFactory) -> Recorder:
-    torch.set_num_threads(1)
-    return Recorder(tmp_path_factory.mktemp("uninterrupted")).run(sampled.trainer(*LONG))
 
 
 def test_training_brings_the_student_closer(sampled: World, tmp_path: Path) -> None:
@@ -76,24 +65,6 @@ def test_the_average_follows_the_weights(sampled: World, uninterrupted: Recorder
     assert torch.equal(saved.get_parameter("mlp.fc.1.bias"), uninterrupted.states[11].ema["mlp.fc.1.bias"])
 
 
-def test_what_ships_is_what_is_validated(sampled: World, uninterrupted: Recorder, tmp_path: Path) -> None:
-    state = uninterrupted.states[11]
-    for metric, weights in (
-        ("validation_kl_per_token", state.ema),
-        ("validation_kl_per_token_raw", state.optimizer.weights),
-    ):
-        trainer = sampled.trainer("train.steps=1")  # no average; it is validated before its first step
-        trainer.alignnet.load_state_dict(weights)
-        fresh = Recorder(tmp_path).run(trainer)
-        assert fresh.series("validation_kl_per_token")[0] == pytest.approx(uninterrupted.series(metric)[11], rel=1e-5)
-        assert not fresh.series("validation_kl_per_token_raw")
-    assert list(uninterrupted.series("validation_kl_per_token_raw")) == [4, 8, 11]  # none before the first average
-    assert (
-        len({uninterrupted.series(name)[11] for name in ("validation_kl_per_token", "validation_kl_per_token_raw")})
-        == 2
-    )
-
-
 def test_accumulation_is_a_larger_batch(sampled: World, tmp_path: Path) -> None:
     plain = Recorder(tmp_path / "plain").run(sampled.trainer())
     accumulated = Recorder(tmp_path / "accumulated").run(sampled.trainer("train.accumulation=4"))
@@ -108,12 +79,6 @@ def test_a_finished_training_does_nothing_more(sampled: World, uninterrupted: Re
     recorder = Recorder(tmp_path).run(trainer)
     assert not recorder.logged
     assert not recorder.states
-
-
-def test_nothing_held_out_is_no_hindrance(sampled: World, tmp_path: Path) -> None:
-    recorder = Recorder(tmp_path).run(sampled.trainer("train.validation_share=0", "train.steps=2"))
-    assert [metrics for step, metrics in recorder.logged if step == 0] == [{}]
-    assert list(recorder.states) == [2]
 
 
 def test_a_damaged_sample_is_named_before_it_does_harm(poisoned: tuple[World, str], tmp_path: Path) -> None:
@@ -150,49 +115,3 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert 0 < rates[-2] < 1e-3
     assert rates[-1] == pytest.approx(0, abs=1e-12)
     assert learning_rate(0, config=TrainConfig(steps=1, warmup_steps=0, lr=2.0)) == 2.0
-
-
-@pytest.mark.parametrize(("count", "world"), [(0, 2), (1, 3), (5, 1), (5, 2), (6, 4)])
-def test_workers_validate_equally_often_and_count_each_place_once(count: int, world: int) -> None:
-    places = [Place(0, str(i)) for i in range(count)]
-    shares = [shared_out(places, rank=rank, world=world) for rank in range(world)]
-    assert len({len(mine) for mine, _ in shares}) == 1
-    assert sorted(place for mine, counted in shares for place in mine[:counted]) == places
-
-
-def test_a_checkpoint_holds_the_state_and_a_model_folder(sampled: World, uninterrupted: Recorder) -> None:
-    folder = uninterrupted.path(8)
-    assert_equal_states(checkpoint.load(folder), uninterrupted.states[8])
-    assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
-    alignnet = load_alignnet(folder)
-    assert alignnet.dims == sampled.dims
-    assert json.loads((folder / "recipe.json").read_text())["name"] == "random"
-    for name in ("training.safetensors", "state.json"):
-        (folder / name).unlink()
-    assert load_alignnet(folder).dims == sampled.dims  # what a registered model keeps
-
-
-@pytest.mark.parametrize(
-    "damage", ["no file", "cut short", "no state", "empty state", "a moment missing", "another file"]
-)
-def test_a_damaged_checkpoint_is_refused(uninterrupted: Recorder, sampled: World, tmp_path: Path, damage: Any) -> None:
-    folder = tmp_path / "checkpoint"
-    trainer = sampled.trainer(*LONG)
-    checkpoint.save(folder, uninterrupted.states[4], alignnet=trainer.alignnet, recipe=trainer.recipe)
-    tensors, state = folder / "training.safetensors", folder / "state.json"
-    if damage == "no file":
-        tensors.unlink()
-    elif damage == "cut short":
-        tensors.write_bytes(tensors.read_bytes()[:-100])
-    elif damage == "no state":
-        state.unlink()
-    elif damage == "empty state":
-        state.write_text("[]")
-    elif damage == "a moment missing":
-        held = load_file(tensors)
-        del held["exp_avg/mlp.fc.1.bias"]
-        save_file(held, tensors)
-    else:
-        save_file(load_file(folder / "alignnet.safetensors"), tensors)
-    with pytest.raises(TrainingError, match=r"checkpoint '.*checkpoint' can't be resumed: "):
-        checkpoint.load(folder)
