@@ -13,7 +13,10 @@ from contextlib import contextmanager
 
 import av
 import av.error
+from av.audio.stream import AudioStream
+from av.codec.context import CodecContext
 from av.container import InputContainer
+from av.video.stream import VideoStream
 
 from x2i_platform.errors import InputError
 
@@ -40,6 +43,12 @@ def opened_container(content: bytes, *, where: str) -> Iterator[InputContainer]:
     except (av.error.FFmpegError, ValueError, MemoryError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise InputError(f"{where} can't be decoded: {reason}") from None
+
+
+def codec_name(stream: AudioStream | VideoStream) -> str:
+    """The codec of a stream. A damaged file may name none that FFmpeg knows."""
+    context: CodecContext | None = stream.codec_context
+    return context.name if context else "an unknown codec"
 
 
 class Deadline:

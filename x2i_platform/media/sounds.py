@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from x2i_platform.errors import InputError
 from x2i_platform.media.clips import Audio
-from x2i_platform.media.containers import AUDIO_CODECS, Deadline, opened_container
+from x2i_platform.media.containers import AUDIO_CODECS, Deadline, codec_name, opened_container
 from x2i_platform.media.limits import LIMITS, MediaLimits, read_file, require_size
 
 SAMPLING_RATE = 16_000
@@ -80,7 +80,7 @@ def _by_ffmpeg(content: bytes, *, where: str, sampling_rate: int, limits: MediaL
         if not container.streams.audio:
             raise InputError(f"{where} holds no sound")
         stream = container.streams.audio[0]
-        codec = stream.codec_context.name
+        codec = codec_name(stream)
         if codec not in AUDIO_CODECS:
             raise InputError(f"{where} is coded in {codec}; taken are {', '.join(AUDIO_CODECS)}")
         if stream.duration is not None and stream.time_base is not None:

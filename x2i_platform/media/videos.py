@@ -18,7 +18,7 @@ from PIL import Image
 
 from x2i_platform.errors import InputError
 from x2i_platform.media.clips import Video
-from x2i_platform.media.containers import VIDEO_CODECS, Deadline, opened_container
+from x2i_platform.media.containers import VIDEO_CODECS, Deadline, codec_name, opened_container
 from x2i_platform.media.limits import LIMITS, MediaLimits, read_file, require_size
 
 FPS = 1.0
@@ -76,7 +76,7 @@ def _stream(container: InputContainer, *, where: str) -> VideoStream:
     if not container.streams.video:
         raise InputError(f"{where} holds no video")
     stream = container.streams.video[0]
-    codec = stream.codec_context.name
+    codec = codec_name(stream)
     if codec not in VIDEO_CODECS:
         raise InputError(f"{where} is coded in {codec}; taken are {', '.join(VIDEO_CODECS)}")
     return stream

@@ -67,7 +67,8 @@ def test_evaluate(folder: Path) -> None:
     words = ("evaluate", "models:/m@candidate", "--suite", "english", "--states", "prompt", "--cases", "1")
     with Running(*words, folder=folder) as command:
         command.finish(timeout_s=TIMEOUT_S)
-    assert command.ports == set()
+    assert command.ports
+    assert command.open_to_others() == []
 
 
 @pytest.fixture(scope="module")
