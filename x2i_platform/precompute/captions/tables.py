@@ -57,6 +57,7 @@ def read_tsv(handle: io.BufferedReader, source: str, reading: Reading) -> Iterat
 
 
 def _read(handle: io.BufferedReader, source: str, reading: Reading, dialect: Dialect) -> Iterator[Record]:
+    csv.field_size_limit(MAX_CHARS)
     lines = numbered(text_of(handle, source, reading))
     table = _quoted_rows(lines, dialect.delimiter) if dialect.quoted else _literal_rows(lines, source, dialect)
     rows = (row for row in table if row.problem or any(field.strip() for field in row.fields))  # no blank ones
@@ -84,7 +85,7 @@ def _literal_rows(lines: Iterator[Line], source: str, dialect: Dialect) -> Itera
     """Yield records with quotes as text. Raises InputError if that wasn't asked for and quotes look like CSV's."""
     opened = -MAX_LITERAL_LINES
     for number, line in lines:
-        fields = (line or "").split(dialect.delimiter)
+        fields = next(csv.reader([line or ""], delimiter=dialect.delimiter, quoting=csv.QUOTE_NONE), [""])
         if any(map(_opens, fields)):
             opened = number
         closed = number - opened < MAX_LITERAL_LINES and any(map(_closes, fields))
@@ -112,7 +113,6 @@ def _closes(field: str) -> bool:
 
 def _quoted_rows(lines: Iterator[Line], delimiter: str) -> Iterator[TableLine]:
     """Yield CSV records. If lines joined by a quote make no record, the first is refused and the rest read again."""
-    csv.field_size_limit(MAX_CHARS)
     whole, opening = _patterns(delimiter)
     again: deque[Line] = deque()
 
