@@ -33,12 +33,12 @@ def main(folder: Path) -> None:
         # Text is a caption. It goes through the template of the recipe.
         "english": caption(SCENE, seed=SEED),
         "japanese": caption(SCENE, language="japanese", seed=SEED),
-        # A Prompt is the whole turn: any order of text, PIL images and videos.
+        # A Prompt is the whole turn: any order of text, PIL images, videos and sound.
         "picture": Prompt.of(picture(SCENE, seed=SEED).draw()),
     }
-    images = generator.generate([ImageRequest(prompt, SEED, settings) for prompt in prompts.values()])
+    made = generator.generate([ImageRequest(prompt, SEED, settings) for prompt in prompts.values()])
 
-    for (name, prompt), image in zip(prompts.items(), images, strict=True):
+    for (name, prompt), (image, _) in zip(prompts.items(), made, strict=True):
         image.save(folder / f"{name}.png")
         # The miniature world has an exact judge, so we know whether an image shows what was asked for.
         verdict = judge(image, SCENE)

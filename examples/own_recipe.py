@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipelines import RECIPES
 from x2i_platform import fingerprint
-from x2i_platform.config import differences
+from x2i_platform.digests import differences
 from x2i_platform.errors import ConfigError
 from x2i_platform.plan import plan_recipe
 from x2i_platform.recipes import load

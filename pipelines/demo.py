@@ -18,7 +18,7 @@ from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.evaluation.evaluator import BaselineGenerator
 from x2i_platform.evaluation.options import Options
 from x2i_platform.evaluation.outcome import Outcome
-from x2i_platform.evaluation.sheets import last_frame
+from x2i_platform.evaluation.sheets import picture_of
 from x2i_platform.evaluation.statistics import Figures
 from x2i_platform.evaluation.tasks import Task, suite_tasks
 from x2i_platform.evaluation.work import in_this_process
@@ -124,11 +124,12 @@ def _sheet(recipe: Recipe, models: Sequence[Path], *, path: Path) -> Path:
 
 def _draw(student: Generator, tasks: Sequence[Task]) -> list[Image.Image]:
     settings = student.recipe.generate
-    return student.generate([ImageRequest(task.prompt, task.seed, settings) for task in tasks])
+    drawn = student.generate([ImageRequest(task.prompt, task.seed, settings) for task in tasks])
+    return [each.image for each in drawn]
 
 
 def _shown(task: Task) -> Image.Image:
     """What the student was shown; a blank where it was told."""
     if isinstance(task.prompt, Prompt):
-        return last_frame(task.prompt)
+        return picture_of(task.prompt)
     return Image.new("RGB", (64, 64), "white")

@@ -21,7 +21,8 @@ from ray.exceptions import RayError
 from pipelines import RECIPES
 from pipelines.ray_cluster.session import Demand, bounded_restarts, ray_session, worker_error
 from x2i_platform import fingerprint
-from x2i_platform.config import Recipe, digest
+from x2i_platform.config import Recipe
+from x2i_platform.digests import digest
 from x2i_platform.errors import ConfigError, X2IError, from_text, to_text
 from x2i_platform.evaluation.curves import Curve
 from x2i_platform.evaluation.evaluator import Assignment, Evaluator

@@ -16,17 +16,20 @@ from typing import Any
 
 import ray
 from PIL import Image
+from pydantic import TypeAdapter
 from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 
 from pipelines.ray_cluster.session import Demand, bounded_restarts, ray_session, worker_error
 from x2i_platform import fingerprint
-from x2i_platform.config import GenerateConfig, Recipe, digest
+from x2i_platform.config import GenerateConfig, Recipe
+from x2i_platform.digests import digest
 from x2i_platform.errors import ClusterError, X2IError, from_text, redacted, to_text
 from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.features.files import Files
-from x2i_platform.generation.content import ContentPart, load_prompt
-from x2i_platform.generation.generator import Generator, ImageRequest
+from x2i_platform.generation.content import Message
+from x2i_platform.generation.generator import Generated, Generator, ImageRequest
+from x2i_platform.generation.loading import load_prompt
 from x2i_platform.generation.requests import ParsedLine, read_requests
 from x2i_platform.models.devices import NOT_A_ROWS_FAULT, choose_device
 from x2i_platform.models.model_folder import read_recipe
@@ -38,6 +41,9 @@ from x2i_platform.serving.api import text_chunks
 
 INDEX_FILE, ERRORS_FILE, SHEET_FILE = "index.jsonl", "errors.jsonl", "contact_sheet.png"
 SHEET_IMAGES = 64
+MESSAGES = TypeAdapter(tuple[Message, ...])
+NOT_LISTED = ("messages", "media")
+"""Keys of a row that the index doesn't repeat as they are: they may hold whole files."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,8 @@ class GeneratorActor:
         return {"line": [row["line"] for row in rows], "error": errors, "refusal": [self.refusal] * len(rows)}
 
     def _prompt(self, row: dict[str, Any]) -> str | Prompt:
-        parts = [ContentPart(**part) for part in row["content"]]
-        return load_prompt(parts, media=self.recipe.media) if parts else str(row["prompt"])
+        messages = MESSAGES.validate_python(row["messages"])
+        return load_prompt(messages, media=self.recipe.media) if messages else str(row["prompt"])
 
     def _make(self, rows: list[dict[str, Any]]) -> list[str]:
         """Make the images of some rows; returns why each failed, or "". A row that fails is tried alone, so that its
@@ -121,9 +127,8 @@ class GeneratorActor:
         """
         try:
             wanted = [ImageRequest(self._prompt(row), row["seed"], GenerateConfig(**row["settings"])) for row in rows]
-            images = self.generator.generate(wanted)
-            for row, image in zip(rows, images, strict=True):
-                self.files.publish(row["file"], png_bytes(image, row))
+            for row, made in zip(rows, self.generator.generate(wanted), strict=True):
+                self.files.publish(row["file"], png_bytes(made, row))
         except NOT_A_ROWS_FAULT as error:
             self.refusal = to_text(error if isinstance(error, X2IError) else ClusterError(_reason(error)))
         except (X2IError, ValueError, RuntimeError) as error:  # a canvas too large for the GPU is a RuntimeError
@@ -137,16 +142,17 @@ def _reason(error: Exception) -> str:
     return " ".join(f"{'' if isinstance(error, X2IError) else type(error).__name__} {error}".split())
 
 
-def png_bytes(image: Image.Image, row: dict[str, Any]) -> bytes:
-    """A PNG that says in its text chunks how it was made."""
-    chunks = text_chunks(row["prompt"], {"seed": row["seed"], "model": row["model"], **_media(row), **row["settings"]})
+def png_bytes(made: Generated, row: dict[str, Any]) -> bytes:
+    """A PNG that says in its text chunks how it was made, and what the MLLM answered."""
+    how = {"seed": row["seed"], "model": row["model"], **_media(row), **row["settings"]}
+    chunks = text_chunks(row["prompt"], how, answer=made.answer)
     buffer = io.BytesIO()
-    image.save(buffer, format="png", pnginfo=chunks)
+    made.image.save(buffer, format="png", pnginfo=chunks)
     return buffer.getvalue()
 
 
 def _media(row: dict[str, Any]) -> dict[str, Any]:
-    """The SHA-256 of a prompt's images and videos, where it has some."""
+    """The SHA-256 of a prompt's media and their weights, where it has some."""
     return {"media": row["media"]} if row["media"] else {}
 
 
@@ -157,8 +163,8 @@ def _planned(line: ParsedLine, *, defaults: GenerateConfig, model_digest: str) -
         "line": line.line,
         "id": line.request.id,
         "prompt": line.request.prompt,
-        "content": [asdict(part) for part in line.content],
-        "media": [identity for identity in line.identities if identity[0] != "text"],
+        "messages": [asdict(message) for message in line.messages],
+        "media": [one for one in line.identity if one[0] not in ("text", "role")],
         "seed": line.seed,
         "settings": settings.model_dump(),
         "model": model_digest,
@@ -203,10 +209,8 @@ def _make(
 
 def _write_results(files: Files, rows: list[dict[str, Any]], *, errors: dict[int, str | None], requests: str) -> None:
     # The index tells which media made an image; their bytes, which a data URL holds, aren't repeated.
-    listed = [
-        {**{key: value for key, value in row.items() if key not in ("content", "media")}, **_media(row)} for row in rows
-    ]
-    files.publish(INDEX_FILE, _json_lines(listed))
+    listed = [{**{key: value for key, value in row.items() if key not in NOT_LISTED}, **_media(row)} for row in rows]
+    files.publish(INDEX_FILE, _json_lines(_with_answers(listed, files=files)))
     refused = [{"source": redacted(requests), "line": line, "error": reason} for line, reason in sorted(errors.items())]
     files.publish(ERRORS_FILE, _json_lines(refused))
     if rows:
@@ -214,6 +218,21 @@ def _write_results(files: Files, rows: list[dict[str, Any]], *, errors: dict[int
         buffer = io.BytesIO()
         contact_sheet(shown, columns=["image"], pairs_across=4).save(buffer, format="png")
         files.publish(SHEET_FILE, buffer.getvalue())
+
+
+def _with_answers(rows: list[dict[str, Any]], *, files: Files) -> list[dict[str, Any]]:
+    """The rows with the MLLM's answers, which the images hold; those of an earlier index aren't read again."""
+    earlier = files.read(INDEX_FILE).decode().splitlines() if INDEX_FILE in files.names("", suffix=".jsonl") else []
+    known = {row["file"]: row.get("answer") for row in map(json.loads, earlier)}
+    for row in rows:
+        if row["settings"]["states"] != "prompt":
+            row["answer"] = known.get(row["file"]) or _answer_of(files.read(row["file"]))
+    return rows
+
+
+def _answer_of(png: bytes) -> str:
+    with Image.open(io.BytesIO(png)) as image:
+        return str(image.info.get("answer", ""))
 
 
 def _json_lines(rows: Sequence[dict[str, Any]]) -> bytes:

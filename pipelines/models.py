@@ -7,7 +7,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from x2i_platform.config import Recipe, digest
+from x2i_platform.config import Recipe
+from x2i_platform.digests import digest
 from x2i_platform.errors import WeightsError
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims
 from x2i_platform.models.model_folder import load_alignnet, save_model

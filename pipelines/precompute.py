@@ -75,7 +75,7 @@ def _fault(recipe: Recipe) -> Callable[[dict[str, Any]], str | None]:
     """Returns a function that says why a caption is too long for the MLLM. Only the tokenizer is needed, before any
     computing.
     """
-    from x2i_platform.models.mllm import caption_tokens  # loads transformers
+    from x2i_platform.models.prompt_reader import caption_tokens  # loads transformers
     from x2i_platform.precompute.draws import prompt_limit
 
     count = caption_tokens(recipe.mllm)

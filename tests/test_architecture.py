@@ -29,6 +29,7 @@ ROOMS: dict[str, Room] = {
     "progress": Room("how long work says how far it is"),
     "errors": Room("every error; how one crosses process borders; what is hidden in messages"),
     "config": Room("every setting, as frozen values"),
+    "digests": Room("digests of values, and how two of them differ"),
     "cache": Room("where this machine keeps what can be made again", ("errors",)),
     "files": Room("local files that appear whole or not at all, and locks"),
     "torchvision_schemas": Room("operators that torchvision declares and some builds of it lack"),
@@ -81,7 +82,7 @@ ROOMS: dict[str, Room] = {
         ),
     ),
 }
-FOUNDATION = ("progress", "errors", "config", "cache", "files", "torchvision_schemas")
+FOUNDATION = ("progress", "errors", "config", "digests", "cache", "files", "torchvision_schemas")
 """Rooms that every room may import."""
 
 ONLY_IN: dict[str, tuple[str, ...]] = {
@@ -124,6 +125,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "pipelines/ray_cluster/train_worker.py": "pipelines/test_train.py",
     "x2i_platform/config.py": "test_recipes.py",
     "x2i_platform/console.py": "test_cli.py",
+    "x2i_platform/digests.py": "features/test_store.py",
     "x2i_platform/options.py": "test_cli.py",
     "x2i_platform/progress.py": "types alone",
     "x2i_platform/costs.py": "test_plan.py",
@@ -149,9 +151,15 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "x2i_platform/mini/languages/japanese.py": "mini/test_languages.py",
     "x2i_platform/mini/languages/vietnamese.py": "mini/test_languages.py",
     "x2i_platform/mini/processors.py": "mini/test_checkpoints.py",
+    "x2i_platform/mini/random/builders.py": "mini/test_checkpoints.py",
     "x2i_platform/mini/random/flux.py": "mini/test_checkpoints.py",
+    "x2i_platform/mini/random/internvl.py": "mini/test_checkpoints.py",
+    "x2i_platform/mini/random/minicpm_v.py": "mini/test_checkpoints.py",
     "x2i_platform/mini/random/qwen.py": "mini/test_checkpoints.py",
+    "x2i_platform/mini/random/qwen3_vl.py": "mini/test_checkpoints.py",
+    "x2i_platform/mini/random/qwen_omni.py": "mini/test_checkpoints.py",
     "x2i_platform/mini/random/weights.py": "mini/test_checkpoints.py",
+    "x2i_platform/mini/random/words.py": "mini/test_checkpoints.py",
     "x2i_platform/mini/training/dit.py": "mini/training/test_parts.py",
     "x2i_platform/mini/training/text.py": "mini/training/test_parts.py",
     "x2i_platform/mini/training/vae.py": "mini/training/test_parts.py",
@@ -159,9 +167,11 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "x2i_platform/mini/templates.py": "mini/test_judge.py",
     "x2i_platform/mini/vocabularies.py": "mini/test_checkpoints.py",
     "x2i_platform/models/conditioning.py": "values alone",
+    "x2i_platform/models/entries.py": "models/test_catalog.py",
     "x2i_platform/models/devices.py": "pipelines/test_generate.py",
     "x2i_platform/models/model_folder.py": "pipelines/test_models.py",
     "x2i_platform/models/prompts.py": "models/test_mllm_prompts.py",
+    "x2i_platform/models/prompt_reader.py": "models/test_mllm.py",
     "x2i_platform/precompute/draws.py": "precompute/test_stages_of_targets.py",
     "x2i_platform/precompute/captions/json_values.py": "precompute/captions/test_json_documents.py",
     "x2i_platform/precompute/captions/lines.py": "precompute/captions/test_properties.py",

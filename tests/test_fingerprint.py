@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from pipelines import RECIPES
 from tests.random_models import RANDOM
 from x2i_platform import fingerprint
-from x2i_platform.config import Recipe, differences
+from x2i_platform.config import Recipe
+from x2i_platform.digests import differences
 from x2i_platform.models.weights import locate
 from x2i_platform.recipes import load, override
 

@@ -7,8 +7,6 @@ error. Sections that change numbers (`teacher`, `mllm`, `alignnet`, `targets`, `
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,8 +17,9 @@ REFERENCE_TEMPLATE = "{{'Text input': {caption!r}, 'Instruction editing descript
 Dtype = Literal["float32", "bfloat16", "float16"]
 Fusion = Literal["conv", "scale", "mean"]
 Padding = Literal["zero", "reference", "none"]
-States = Literal["prompt", "answer"]
-"""The hidden states of the MLLM that condition the DiT: those of the prompt, or of the MLLM's answer to it."""
+States = Literal["prompt", "answer", "both"]
+"""The hidden states of the MLLM that condition the DiT: of the prompt, of the MLLM's answer to it, or of the answer
+after the prompt."""
 Count = Annotated[int, Field(ge=1, strict=True)]
 Whole = Annotated[int, Field(ge=0, strict=True)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -92,13 +91,15 @@ class MLLMConfig(Frozen):
 
 
 class MediaConfig(Frozen):
-    """How images and videos of prompts are prepared for the MLLM. Captions have none, so no store depends on it."""
+    """How media of prompts are prepared for the MLLM. Captions have none, so no store depends on it."""
 
     image_side: Count | None = None
     """Images and frames are resized to a square of so many pixels, as X2I does with 128; None leaves it to the MLLM."""
     video_fps: Annotated[float, Field(gt=0, le=60)] = 1.0
     video_frames: Annotated[int, Field(ge=1, le=512)] = 64
     """A longer video is sampled over its length."""
+    audio_sampling_rate: Annotated[int, Field(ge=8000, le=48_000)] = 16_000
+    """Samples a second of sound, which becomes one channel; the MLLM's own rate."""
 
 
 class AlignNetConfig(Frozen):
@@ -170,14 +171,30 @@ class TrainConfig(Frozen):
     """Share of captions, chosen by their id, that are only used for validation."""
 
 
+class AnswerConfig(Frozen):
+    """How the MLLM's answer is chosen, where its states condition the DiT."""
+
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
+    """0 takes the likeliest token each time; above it tokens are drawn, from the image's seed."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Tokens are drawn from the likeliest ones that have this probability together."""
+    max_tokens: Count | None = None
+    """Maximum length; None means `mllm.answer_tokens`."""
+
+
 class GenerateConfig(Frozen):
     """Defaults of a generation request."""
 
     states: States = "prompt"
+    answer: AnswerConfig = AnswerConfig()
     num_inference_steps: Count = 28
     guidance: float = 3.5
     width: Annotated[int, Field(ge=16, multiple_of=16)] = 1024
     height: Annotated[int, Field(ge=16, multiple_of=16)] = 1024
+
+    def identity(self) -> dict[str, Any]:
+        """Return what decides an image. Greedy answers are left out: once there was no choice."""
+        return self.model_dump(mode="json", exclude={"answer"} if self.answer == AnswerConfig() else None)
 
 
 class StageResources(Frozen):
@@ -266,21 +283,3 @@ class Recipe(Frozen):
                 f"train.accumulation = {parts}"
             )
         return self
-
-
-def digest(value: Any) -> str:
-    """Return the SHA-256 of a JSON-able value, independent of key order."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def differences(ours: dict[str, Any], theirs: dict[str, Any], *, where: str, prefix: str = "") -> list[str]:
-    """List the fields in which two nested dicts differ, with both values. `where` describes `theirs` in the text."""
-    found: list[str] = []
-    for key in sorted(ours.keys() | theirs.keys()):
-        left, right, name = ours.get(key), theirs.get(key), f"{prefix}{key}"
-        if isinstance(left, dict) and isinstance(right, dict):
-            found += differences(left, right, where=where, prefix=f"{name}.")
-        elif left != right:
-            found.append(f"{name}: {right!r} {where}, {left!r} asked for")
-    return found

@@ -9,7 +9,8 @@ from fractions import Fraction
 from x2i_platform.config import Recipe
 from x2i_platform.features.schema import MLLM, TARGETS, TEXT
 from x2i_platform.models import flops
-from x2i_platform.models.catalog import MLLMEntry, TeacherEntry, mllm_entry, teacher_entry
+from x2i_platform.models.catalog import mllm_entry, teacher_entry
+from x2i_platform.models.entries import MLLMEntry, TeacherEntry
 from x2i_platform.models.taps import Tap, select_taps
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -58,7 +58,9 @@ def generation(recipe: Recipe) -> dict[str, Any]:
     settings.
     """
     # The default is left out: models from before there was a choice keep their fingerprints.
-    media = {} if recipe.media == MediaConfig() else {"media": recipe.media.model_dump(mode="json")}
+    sound = {"audio_sampling_rate"} if recipe.media.audio_sampling_rate == MediaConfig().audio_sampling_rate else set()
+    pictures = recipe.media.model_dump(mode="json", exclude=sound)
+    media = {} if recipe.media == MediaConfig() else {"media": pictures}
     return {
         "weights": [identity(part.model, revision=part.revision) for part in (recipe.teacher, recipe.mllm)],
         "teacher": _teacher(recipe.teacher),

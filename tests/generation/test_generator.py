@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from x2i_platform.config import GenerateConfig, Recipe
+from x2i_platform.config import AnswerConfig, GenerateConfig, Recipe
 from x2i_platform.errors import InputError, WeightsError
 from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.models.model_folder import read_recipe
+from x2i_platform.models.prompts import Prompt, Weighted
 from x2i_platform.recipes import override
 
 SETTINGS = GenerateConfig(num_inference_steps=2, guidance=3.5, width=64, height=64)
@@ -24,6 +26,10 @@ PROMPTS = ("a red circle", "a photo of two small green triangles left of a large
 def wanted(*seeds: int, **changes: Any) -> list[ImageRequest]:
     settings = SETTINGS.model_copy(update=changes)
     return [ImageRequest(PROMPTS[seed % len(PROMPTS)], seed, settings) for seed in seeds]
+
+
+def draw(generator: Generator, requests: list[ImageRequest]) -> list[Image.Image]:
+    return [made.image for made in generator.generate(requests)]
 
 
 def difference(left: Image.Image, right: Image.Image) -> int:
@@ -37,46 +43,46 @@ def test_an_image_is_the_same_alone_and_in_a_batch(
 ) -> None:
     recipe = override(mini_recipe, [f"alignnet.padding={padding}"])
     generator = Generator.load(make_model(recipe))
-    together = generator.generate(wanted(0, 1, 2))
+    together = draw(generator, wanted(0, 1, 2))
     for seed, image in enumerate(together):
-        [alone] = generator.generate(wanted(seed))
+        [alone] = draw(generator, wanted(seed))
         assert difference(alone, image) <= 1
     assert difference(together[0], together[1]) > 20
 
 
 def test_a_seed_makes_its_image_again_and_another_seed_another(generator: Generator) -> None:
-    first, again, other = (generator.generate([ImageRequest("a", seed, SETTINGS)])[0] for seed in (5, 5, 6))
+    first, again, other = (draw(generator, [ImageRequest("a", seed, SETTINGS)])[0] for seed in (5, 5, 6))
     assert first.tobytes() == again.tobytes()
     assert difference(first, other) > 20
 
 
 def test_another_prompt_makes_another_image(generator: Generator) -> None:
-    left, right = generator.generate([ImageRequest(prompt, 5, SETTINGS) for prompt in PROMPTS[:2]])
+    left, right = draw(generator, [ImageRequest(prompt, 5, SETTINGS) for prompt in PROMPTS[:2]])
     assert left.tobytes() != right.tobytes()
 
 
 def test_a_batch_of_unequal_settings_comes_back_in_order(generator: Generator) -> None:
     requests = [*wanted(0, width=32), *wanted(1), *wanted(2, width=32), *wanted(3, height=96, num_inference_steps=1)]
-    images = generator.generate(requests)
+    images = draw(generator, requests)
     assert [image.size for image in images] == [(32, 64), (64, 64), (32, 64), (64, 96)]
     for request, image in zip(requests, images, strict=True):
-        assert difference(generator.generate([request])[0], image) <= 1
-    assert generator.generate([]) == []
+        assert difference(draw(generator, [request])[0], image) <= 1
+    assert draw(generator, []) == []
 
 
 def test_threads_do_not_disturb_one_another(generator: Generator) -> None:
     requests = [wanted(seed, num_inference_steps=1 + seed % 3) for seed in range(9)]
-    alone = [generator.generate(request)[0].tobytes() for request in requests]
+    alone = [draw(generator, request)[0].tobytes() for request in requests]
     with ThreadPoolExecutor(3) as threads:
-        together = [images[0].tobytes() for images in threads.map(generator.generate, requests)]
+        together = [images[0].tobytes() for images in threads.map(partial(draw, generator), requests)]
     assert together == alone
 
 
 def test_a_prompt_too_long_for_the_model_is_the_users_mistake(generator: Generator) -> None:
     long = ImageRequest("word " * 300, 1, SETTINGS)
     with pytest.raises(InputError, match="at most 128 fit"):
-        generator.generate([*wanted(0), long])
-    assert len(generator.generate(wanted(0))) == 1
+        draw(generator, [*wanted(0), long])
+    assert len(draw(generator, wanted(0))) == 1
 
 
 def test_an_alignnet_made_for_other_models_is_refused(make_model: Callable[..., Path], mini_recipe: Recipe) -> None:
@@ -112,3 +118,34 @@ def test_a_model_folder_without_weights_is_refused(tmp_path: Path, mini_recipe: 
     (tmp_path / "recipe.json").write_text(mini_recipe.model_dump_json(), encoding="utf-8")
     with pytest.raises(WeightsError):
         Generator.load(tmp_path)
+
+
+def test_the_answer_comes_with_the_image_it_conditioned(generator: Generator) -> None:
+    """Both kinds of states of an answer are drawn from one answer, and prompt states have none."""
+    by_prompt, by_answer, by_both = (
+        generator.generate(wanted(0, states=states))[0] for states in ("prompt", "answer", "both")
+    )
+    assert by_prompt.answer is None
+    [expected] = generator.mllm.answers(PROMPTS[:1])
+    assert by_answer.answer == by_both.answer == expected.text
+    pairs = [(by_prompt, by_answer), (by_answer, by_both), (by_both, by_prompt)]
+    assert all(difference(left.image, right.image) > 5 for left, right in pairs)
+
+
+def test_a_drawn_answer_is_the_same_alone_and_in_a_batch(generator: Generator) -> None:
+    drawn = AnswerConfig(temperature=1.5, max_tokens=8)
+    together = generator.generate(wanted(0, 1, 2, 3, states="answer", answer=drawn))
+    for seed, made in enumerate(together):
+        [alone] = generator.generate(wanted(seed, states="answer", answer=drawn))
+        assert alone.answer == made.answer
+        assert difference(alone.image, made.image) <= 1
+    assert together[0].answer != together[3].answer, "one prompt, two seeds"
+
+
+def test_weights_of_media_change_the_image_by_prompt_states_alone(generator: Generator) -> None:
+    red, blue = Image.new("RGB", (64, 64), "red"), Image.new("RGB", (64, 64), "blue")
+    plain, mixed = Prompt.of(red, blue), Prompt.of(Weighted(red, 0.3), Weighted(blue, 1.7))
+    images = draw(generator, [ImageRequest(prompt, 1, SETTINGS) for prompt in (plain, mixed)])
+    assert difference(*images) > 2
+    with pytest.raises(InputError, match="states 'answer' are the answer's alone; use 'prompt' or 'both'"):
+        generator.generate([ImageRequest(mixed, 1, SETTINGS.model_copy(update={"states": "answer"}))])

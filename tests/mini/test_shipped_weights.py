@@ -47,9 +47,8 @@ def mllm() -> MLLM:
 
 def right(generator: Generator, tasks: list[Task]) -> float:
     """Share of the student's images that the judge accepts."""
-    return share_right(
-        generator.generate([ImageRequest(t.prompt, t.seed, generator.recipe.generate) for t in tasks]), tasks
-    )
+    drawn = generator.generate([ImageRequest(t.prompt, t.seed, generator.recipe.generate) for t in tasks])
+    return share_right([each.image for each in drawn], tasks)
 
 
 def share_right(images: Sequence[Image.Image], tasks: Sequence[Task]) -> float:

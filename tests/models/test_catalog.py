@@ -3,8 +3,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -14,6 +17,7 @@ import transformers
 from x2i_platform.errors import ConfigError, WeightsError
 from x2i_platform.models import catalog
 from x2i_platform.models.catalog import MLLMS, TEACHERS, dit_dims, mllm_dims, mllm_entry, teacher_entry
+from x2i_platform.models.dims import MLLMDims
 from x2i_platform.models.mllm import MLLM
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.weights import locate
@@ -25,11 +29,14 @@ def num_parameters(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("kind", ["", "random-"])
-def test_the_tables_describe_the_miniatures(kind: str) -> None:
-    flux, qwen = f"mini:{kind}flux", f"mini:{kind}qwen2.5-vl"
-    assert replace(teacher_entry(str(locate(flux))), model=flux, licence="apache-2.0") == teacher_entry(flux)
-    assert replace(mllm_entry(str(locate(qwen))), model=qwen, licence="apache-2.0") == mllm_entry(qwen)
+@pytest.mark.parametrize("name", [name for name in TEACHERS if name.startswith("mini:")])
+def test_the_table_describes_the_miniature_teachers(name: str) -> None:
+    assert replace(teacher_entry(str(locate(name))), model=name, licence="apache-2.0") == teacher_entry(name)
+
+
+@pytest.mark.parametrize("name", [name for name in MLLMS if name.startswith("mini:")])
+def test_the_table_describes_the_miniature_mllms(name: str) -> None:
+    assert replace(mllm_entry(str(locate(name))), model=name, licence="apache-2.0") == mllm_entry(name)
 
 
 def test_miniature_sizes_are_those_of_the_loaded_parts(teacher: Teacher, mllm: MLLM) -> None:
@@ -84,6 +91,67 @@ def test_qwen_parameters_are_those_of_the_architecture(name: str, vocabulary: in
     assert num_parameters(base) == entry.parameters - entry.lm_head_parameters
     assert entry.lm_head_parameters in (0, vocabulary * dims.hidden_size)
     assert dims.head_dim * dims.num_heads == dims.hidden_size
+
+
+def omni(dims: MLLMDims) -> Any:
+    vision, audio = {"hidden_size": 1280, "out_hidden_size": dims.hidden_size}, {"output_dim": dims.hidden_size}
+    config = transformers.Qwen2_5OmniThinkerConfig(
+        text_config=_text(dims, vocabulary=152064), vision_config=vision, audio_config=audio
+    )
+    return transformers.Qwen2_5OmniThinkerForConditionalGeneration(config)
+
+
+def qwen3_vl(dims: MLLMDims, *, tied: bool, vision: dict[str, Any]) -> Any:
+    config = transformers.Qwen3VLConfig(
+        text_config=_text(dims, vocabulary=151936),
+        vision_config={**vision, "out_hidden_size": dims.hidden_size},
+        tie_word_embeddings=tied,
+    )
+    return transformers.Qwen3VLForConditionalGeneration(config)
+
+
+def internvl(dims: MLLMDims) -> Any:
+    text = {"model_type": "qwen2", **_text(dims, vocabulary=151674), "tie_word_embeddings": False}
+    return transformers.InternVLForConditionalGeneration(
+        transformers.InternVLConfig(text_config=text, tie_word_embeddings=False)
+    )
+
+
+def llama(dims: MLLMDims) -> Any:
+    return transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(**_text(dims, vocabulary=49152), tie_word_embeddings=True)
+    )
+
+
+def _text(dims: MLLMDims, *, vocabulary: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": dims.hidden_size,
+        "intermediate_size": dims.intermediate_size,
+        "num_hidden_layers": dims.num_layers,
+        "num_attention_heads": dims.num_heads,
+        "num_key_value_heads": dims.num_kv_heads,
+        "head_dim": dims.head_dim,
+    }
+
+
+SMALL_VISION = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "deepstack_visual_indexes": [5, 11, 17]}
+PUBLISHED: dict[str, Callable[[MLLMDims], Any]] = {
+    "Qwen/Qwen2.5-Omni-7B": omni,
+    "Qwen/Qwen3-VL-4B-Instruct": partial(qwen3_vl, tied=True, vision=SMALL_VISION),
+    "Qwen/Qwen3-VL-8B-Instruct": partial(qwen3_vl, tied=False, vision={}),
+    "OpenGVLab/InternVL3-1B-hf": internvl,
+    "HuggingFaceTB/SmolLM2-135M-Instruct": llama,
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_of_other_families_are_those_of_the_architecture(name: str) -> None:
+    entry = MLLMS[name]
+    with torch.device("meta"):
+        whole = PUBLISHED[name](entry.dims)
+    assert num_parameters(whole) == entry.parameters
+    assert num_parameters(whole.model) == entry.parameters - entry.lm_head_parameters
 
 
 def test_reference_shapes_and_fusions() -> None:

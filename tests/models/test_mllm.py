@@ -12,7 +12,8 @@ import transformers
 from tests.random_models import THREE_CAPTIONS
 from x2i_platform.config import MLLMConfig
 from x2i_platform.errors import WeightsError, X2IError
-from x2i_platform.models.mllm import MLLM, PromptTooLong, caption_tokens
+from x2i_platform.models.mllm import MLLM
+from x2i_platform.models.prompt_reader import PromptTooLong, caption_tokens
 from x2i_platform.models.prompts import Prompt
 
 STRANGE = [
@@ -165,10 +166,10 @@ def test_loads_in_the_recipes_dtype(mllm_config: MLLMConfig) -> None:
 def test_an_unknown_family_is_refused(llama_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(llama_folder, tmp_path / "other"))
     path = folder / "config.json"
-    for family in ("internvl_chat", "bart"):
+    for family, hint in (("bart", "and text-only"), ("internvl_chat", r"and text-only.*InternVL3-1B-hf")):
         changed = {**json.loads(path.read_text()), "model_type": family, "is_encoder_decoder": True}
         path.write_text(json.dumps(changed))
-        with pytest.raises(WeightsError, match=rf"family '{family}'; supported are qwen2_5_vl and text-only"):
+        with pytest.raises(WeightsError, match=rf"family '{family}'; supported are qwen2_5_vl, qwen3_vl.*{hint}"):
             MLLM.load(MLLMConfig(model=str(folder)))
 
 

@@ -15,10 +15,11 @@ from PIL import Image, ImageChops
 import cli
 from pipelines.generate import GenerationSummary, GeneratorActor, run
 from tests.media import hostile
-from x2i_platform.config import Recipe
+from x2i_platform.config import AnswerConfig, Recipe
 from x2i_platform.errors import ClusterError, ConfigError, InputError, WeightsError
-from x2i_platform.generation.content import load_prompt, parse_content
-from x2i_platform.generation.generator import Generator, ImageRequest
+from x2i_platform.generation.content import parse_prompt
+from x2i_platform.generation.generator import Generated, Generator, ImageRequest
+from x2i_platform.generation.loading import load_prompt
 
 NO_CLUSTER = "127.0.0.1:1"
 """Passing it proves that a run needed no Ray."""
@@ -207,15 +208,15 @@ def test_a_fault_that_is_no_lines_stops_the_run(
     fault: Exception | None,
     refusal: str,
 ) -> None:
-    def made(_: object, requests: list[object]) -> list[Image.Image]:
+    def made(_: object, requests: list[object]) -> list[Generated]:
         if fault:
             raise fault
-        return [Image.new("RGB", (16, 16)) for _ in requests]
+        return [Generated(Image.new("RGB", (16, 16))) for _ in requests]
 
     monkeypatch.setattr(Generator, "generate", made)
     (tmp_path / "images").touch()  # a disk that takes nothing more looks the same
     actor = GeneratorActor(str(model_folder), recipe=mini_recipe.model_dump(mode="json"), out=str(tmp_path))
-    row = {"line": 1, "prompt": "a", "seed": 1, "file": "images/1.png", "model": "m", "content": [], "media": []}
+    row = {"line": 1, "prompt": "a", "seed": 1, "file": "images/1.png", "model": "m", "messages": [], "media": []}
     batch = {"row": [json.dumps({**row, "settings": mini_recipe.generate.model_dump()})] * 2}
     for _ in range(2):  # and it is not tried again
         assert all(each.startswith(refusal) for each in actor(batch)["refusal"])
@@ -243,8 +244,8 @@ def test_pictures_and_videos_are_parts_of_a_prompt(model_folder: Path, tmp_path:
     # The same prompt in this process.
     generator = Generator.load(model_folder)
     media = generator.recipe.media
-    prompt = load_prompt(parse_content(prompts[0], folder=tmp_path), media=media)
-    [expected] = generator.generate([ImageRequest(prompt, 1, generator.recipe.generate)])
+    prompt = load_prompt(parse_prompt(prompts[0], folder=tmp_path), media=media)
+    [(expected, _)] = generator.generate([ImageRequest(prompt, 1, generator.recipe.generate)])
     with Image.open(tmp_path / "out" / first["file"]) as image:
         assert ImageChops.difference(image.convert("RGB"), expected).getbbox() is None
         assert json.loads(image.info["x2i"])["media"] == first["media"]
@@ -252,3 +253,39 @@ def test_pictures_and_videos_are_parts_of_a_prompt(model_folder: Path, tmp_path:
     (tmp_path / "cat.png").write_bytes(hostile.picture(size=(32, 32)))
     again = generate(model_folder, requests, out=tmp_path / "out", address=ray_cluster)
     assert (again.images, again.made) == (2, 1)
+
+
+def test_answers_and_dialogues(model_folder: Path, tmp_path: Path, ray_cluster: str) -> None:
+    """The answer that conditioned an image is in the index and in the PNG, and still is after another run."""
+    said = [
+        {"role": "user", "content": "a cat"},
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "b"},
+    ]
+    lines = [
+        json.dumps({"prompt": "a red circle", "states": "answer"}),
+        json.dumps({"messages": said, "states": "both", "answer": {"temperature": 1.2, "max_tokens": 5}, "seed": 3}),
+        json.dumps({"prompt": "a red circle"}),
+        json.dumps({"prompt": "a", "messages": said}),
+    ]
+    requests, out = write(tmp_path / "requests.jsonl", *lines), tmp_path / "out"
+    summary = generate(model_folder, requests, out=out, address=ray_cluster)
+    assert (summary.images, summary.failed) == (3, 1)
+    first, second, third = index = rows(out / "index.jsonl")
+    generator = Generator.load(model_folder)
+    prompt = load_prompt(parse_prompt(said, folder=None), media=generator.recipe.media)
+    settings = generator.recipe.generate.model_copy(
+        update={"states": "both", "answer": AnswerConfig(temperature=1.2, max_tokens=5)}
+    )
+    [expected] = generator.generate([ImageRequest(prompt, 3, settings)])
+    assert second["answer"] == expected.answer
+    with Image.open(out / second["file"]) as image:
+        assert image.info["answer"] == expected.answer
+        assert ImageChops.difference(image.convert("RGB"), expected.image).getbbox() is None
+    assert first["answer"]
+    assert "answer" not in third
+    assert (second["prompt"], second["settings"]["answer"]["max_tokens"]) == ("b", 5)
+    (out / "index.jsonl").unlink()
+    for made in (0, 0):
+        assert generate(model_folder, requests, out=out, address=ray_cluster).made == made
+        assert rows(out / "index.jsonl") == index

@@ -45,8 +45,8 @@ def test_an_import_is_a_version_that_draws_and_a_second_one_is_the_same(released
     assert "imported from `diffusion_pytorch_model.bin`" in card
     assert str(tmp_path) not in card
     settings = GenerateConfig(num_inference_steps=1, guidance=3.5, width=64, height=64)
-    [image] = Generator.load(folder).generate([ImageRequest("a red circle", 1, settings)])
-    assert image.size == (64, 64)
+    [made] = Generator.load(folder).generate([ImageRequest("a red circle", 1, settings)])
+    assert made.image.size == (64, 64)
 
 
 def test_what_was_exported_is_what_came(released: Path, tmp_path: Path) -> None:

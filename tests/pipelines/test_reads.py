@@ -13,7 +13,7 @@ from x2i_platform import fingerprint
 from x2i_platform.features.schema import FEATURE_TABLES, SAMPLES
 from x2i_platform.features.store import Commit, FeatureStore
 from x2i_platform.features.writer import open_shard
-from x2i_platform.models import catalog
+from x2i_platform.models import entries
 from x2i_platform.models.weights import locate
 from x2i_platform.plan import plan_recipe
 from x2i_platform.precompute.captions import Record
@@ -61,13 +61,13 @@ def test_a_training_reads_each_commit_record_once(tmp_path: Path, parsed: Counte
 
 def test_a_plan_reads_each_config_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read: Counter[Path] = Counter()
-    real = catalog.read_config
+    real = entries.read_config
 
     def counting(folder: Path) -> dict[str, object]:
         read[folder] += 1
         return real(folder)
 
-    monkeypatch.setattr(catalog, "read_config", counting)
+    monkeypatch.setattr(entries, "read_config", counting)
     models = [f"teacher.model={locate('mini:random-flux')}", f"mllm.model={locate('mini:random-qwen2.5-vl')}"]
     plan_recipe(load(RANDOM, shipped=RECIPES, overrides=models), rows=1)
     assert len(read) == 4

@@ -56,7 +56,8 @@ class BaselineGenerator:
             # The other model keeps its own steps and guidance, but only images of one size can be compared.
             size = {"width": self._settings.width, "height": self._settings.height}
             settings = self._other.recipe.generate.model_copy(update=size)
-            return self._other.generate([ImageRequest(task.english, task.seed, settings) for task in tasks])
+            drawn = self._other.generate([ImageRequest(task.english, task.seed, settings) for task in tasks])
+            return [each.image for each in drawn]
         conditioning = self.encoders.encode([task.english for task in tasks])
         return self._images.generate(
             conditioning.prompt_embeds_BTE,
@@ -81,7 +82,7 @@ class Evaluator:
         began = time.monotonic()
         settings = [defaults.model_copy(update={"states": task.states}) for task in tasks]
         requests = [ImageRequest(task.prompt, task.seed, each) for task, each in zip(tasks, settings, strict=True)]
-        images = self.student.generate(requests)
+        images = [each.image for each in self.student.generate(requests)]
         seconds = (time.monotonic() - began) / len(tasks)
         results = []
         for task, image, goal in zip(tasks, images, self._baseline_images(tasks), strict=True):

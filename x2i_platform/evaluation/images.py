@@ -10,7 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from x2i_platform.config import GenerateConfig, digest
+from x2i_platform.config import GenerateConfig
+from x2i_platform.digests import digest
 from x2i_platform.errors import ConfigError, InputError, StoreError
 from x2i_platform.evaluation.layouts import save_dpg, save_geneval
 from x2i_platform.evaluation.options import Layout

@@ -15,6 +15,8 @@ from x2i_platform.mini.suites import SUITES
 Split = Literal["held_out", "seen", "all"]
 Layout = Literal["geneval", "dpg"]
 STATES: tuple[States, ...] = get_args(States)
+DEFAULT_STATES: tuple[States, ...] = ("prompt", "answer")
+"""AlignNet learns from these; from `both` together only if it is asked for."""
 GATE = re.compile(r"max_drop=([0-9]*\.?[0-9]+)")
 GATE_SUITE = "english"
 
@@ -26,7 +28,7 @@ class Options:
     suites: tuple[str, ...] = ()
     """Suites of the miniature world; empty means `DEFAULT_SUITES`."""
     splits: tuple[Split, ...] = ("held_out", "seen")
-    states: tuple[States, ...] = STATES
+    states: tuple[States, ...] = DEFAULT_STATES
     cases: int = 200
     """Prompts of each suite and split; a scene of suite `robustness` has one of each kind."""
     prompts: str | None = None
@@ -60,7 +62,7 @@ def parsed_options(
     _require_fitting(suites=suites, prompts=prompts, images=images, layout=layout, gate=gate)
     return Options(
         suites=tuple(dict.fromkeys(suites or ())),
-        states=cast(tuple[States, ...], tuple(dict.fromkeys(states or STATES))),
+        states=cast(tuple[States, ...], tuple(dict.fromkeys(states or DEFAULT_STATES))),
         cases=cases,
         prompts=prompts,
         images=images,

@@ -31,7 +31,12 @@ PLOT_WIDTH = 200
 PERTURBED = "robustness"
 """The suite whose categories are kinds of perturbation."""
 SPLITS = {"held_out": "held out", "seen": "seen in training", "all": ""}
-STATES = {"prompt": "states of the prompt", "answer": "states of the answer", "": ""}
+STATES = {
+    "prompt": "states of the prompt",
+    "answer": "states of the answer",
+    "both": "states of prompt and answer",
+    "": "",
+}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, ClassVar, Literal, NoReturn, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from x2i_platform.config import differences
+from x2i_platform.digests import differences
 from x2i_platform.errors import StoreError
 from x2i_platform.files import locked
 
@@ -26,7 +26,7 @@ ALL = "all"
 """Category of a suite's totals; no case may have it."""
 
 Split = Literal["held_out", "seen", "all"]
-States = Literal["prompt", "answer", ""]
+States = Literal["prompt", "answer", "both", ""]
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Result:
     suite: str
     split: Split
     states: States
-    """Whose hidden states conditioned the image: the prompt's, or those of the MLLM's answer; empty if that doesn't
-    apply."""
+    """Whose hidden states conditioned the image: those of the prompt, of the MLLM's answer, or both; empty if that
+    doesn't apply."""
     category: str
     prompt: str
     seed: int

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageDraw
 
 from x2i_platform.evaluation.images import baseline_file, open_image, student_file
 from x2i_platform.evaluation.report_data import Sheet, SheetRow
 from x2i_platform.evaluation.results import Result
 from x2i_platform.evaluation.tasks import Task
-from x2i_platform.media.clips import Video
+from x2i_platform.media.clips import Audio, Video
 from x2i_platform.models.prompts import Prompt
 
 SHEET_ROWS = 10
@@ -30,7 +31,7 @@ def first_cases(tasks: Sequence[Task], results: Sequence[Result], *, out: Path, 
 def _sheet(name: str, part: Sequence[tuple[Task, Result]], *, out: Path, baseline: str) -> Sheet:
     rows = []
     for task, result in part:
-        shown = [] if isinstance(task.prompt, str) else [last_frame(task.prompt)]
+        shown = [] if isinstance(task.prompt, str) else [picture_of(task.prompt)]
         images = [*shown, open_image(out / baseline_file(task)), open_image(out / student_file(task))]
         marks = [*[None] * len(shown), result.baseline_right, result.right]
         rows.append(SheetRow(result.prompt, images, marks, gloss=f"{task.suite}: {task.english}"))
@@ -38,7 +39,18 @@ def _sheet(name: str, part: Sequence[tuple[Task, Result]], *, out: Path, baselin
     return Sheet(name, [*columns, baseline, "student"], rows)
 
 
-def last_frame(prompt: Prompt) -> Image.Image:
-    """The last picture of a prompt, or the last frame of its last video."""
-    part = prompt.media[-1]
-    return part.frames[-1] if isinstance(part, Video) else part
+def picture_of(prompt: Prompt) -> Image.Image:
+    """A picture of a prompt's last medium: the picture, the last frame, or the wave of the sound."""
+    medium = prompt.media[-1]
+    if isinstance(medium, Audio):
+        return _wave(medium)
+    return medium.frames[-1] if isinstance(medium, Video) else medium
+
+
+def _wave(sound: Audio, *, side: int = 64) -> Image.Image:
+    image = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(image)
+    for column, part in enumerate(np.array_split(np.abs(sound.samples), side)):
+        height = int(side / 2 * float(part.max(initial=0.0)))
+        draw.line((column, side // 2 - height, column, side // 2 + height), fill="black")
+    return image

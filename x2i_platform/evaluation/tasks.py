@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from x2i_platform.config import States, digest
+from x2i_platform.config import States
+from x2i_platform.digests import digest
 from x2i_platform.evaluation import prompt_sets
 from x2i_platform.evaluation.options import Split
 from x2i_platform.media.clips import Video

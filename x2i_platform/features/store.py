@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from x2i_platform.config import differences, digest
+from x2i_platform.digests import differences, digest
 from x2i_platform.errors import StoreError
 from x2i_platform.features.files import Files
 from x2i_platform.features.schema import FEATURE_TABLES, FORMAT, SAMPLES

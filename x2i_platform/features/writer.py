@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from x2i_platform.config import digest
+from x2i_platform.digests import digest
 from x2i_platform.errors import StoreError, raising
 from x2i_platform.features.codec import Blob
 from x2i_platform.features.files import OUTSIDE, Files

@@ -12,10 +12,11 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from x2i_platform.config import GenerateConfig, Recipe, States
 from x2i_platform.errors import WeightsError
@@ -35,7 +36,15 @@ class ImageRequest:
     prompt: str | Prompt
     """A caption, which goes through the recipe's template, or a whole user turn."""
     seed: int
+    """Of the noise, and of the MLLM's answer if it is drawn."""
     settings: GenerateConfig
+
+
+class Generated(NamedTuple):
+    """An image, and what the MLLM answered if its states conditioned it."""
+
+    image: Image.Image
+    answer: str | None = None
 
 
 class Generator:
@@ -70,7 +79,7 @@ class Generator:
         return cls(recipe or read_recipe(folder), alignnet=alignnet, device=device)
 
     @torch.inference_mode()
-    def generate(self, requests: Sequence[ImageRequest]) -> list[Image.Image]:
+    def generate(self, requests: Sequence[ImageRequest]) -> list[Generated]:
         """One image a request, in order. Requests of equal settings share their denoising steps.
 
         Threads wait for one another: the pipeline's scheduler counts its steps. Raises PromptTooLong for a prompt of
@@ -79,31 +88,39 @@ class Generator:
         with self._one_at_a_time:
             return self._generate(requests)
 
-    def _generate(self, requests: Sequence[ImageRequest]) -> list[Image.Image]:
-        images: dict[int, Image.Image] = {}
+    def _generate(self, requests: Sequence[ImageRequest]) -> list[Generated]:
+        images: dict[int, Generated] = {}
         for settings in dict.fromkeys(request.settings for request in requests):
             chosen = [i for i, request in enumerate(requests) if request.settings == settings]
             made = self._generate_alike([requests[i] for i in chosen], settings=settings)
             images.update(zip(chosen, made, strict=True))
         return [images[i] for i in range(len(requests))]
 
-    def _generate_alike(self, requests: Sequence[ImageRequest], *, settings: GenerateConfig) -> list[Image.Image]:
+    def _generate_alike(self, requests: Sequence[ImageRequest], *, settings: GenerateConfig) -> list[Generated]:
         if self.recipe.alignnet.padding == "none" and len(requests) > 1:
             # The DiT has no mask: beside longer prompts, a shorter one would get padding that it doesn't get alone.
             return [image for request in requests for image in self._generate_alike([request], settings=settings)]
-        conditioning = self.condition([request.prompt for request in requests], states=settings.states)
-        return self.images.generate(
-            conditioning.prompt_embeds_BTE,
-            pooled_BP=conditioning.pooled_BP,
-            seeds=[request.seed for request in requests],
-            settings=settings,
+        prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
+        answers: list[str | None]
+        if settings.states == "prompt":
+            conditioning, answers = self.condition(prompts, states="prompt"), [None] * len(prompts)
+        else:
+            found = self.mllm.answers(prompts, both=settings.states == "both", sampling=settings.answer, seeds=seeds)
+            conditioning, answers = self._align([each.states_CSH for each in found]), [each.text for each in found]
+        images = self.images.generate(
+            conditioning.prompt_embeds_BTE, pooled_BP=conditioning.pooled_BP, seeds=seeds, settings=settings
         )
+        return [Generated(image, answer) for image, answer in zip(images, answers, strict=True)]
 
     @torch.inference_mode()
     def condition(self, prompts: Sequence[str | Prompt], *, states: States) -> Conditioning:
-        """The DiT's conditioning that AlignNet makes of prompts. Raises PromptTooLong."""
+        """The DiT's conditioning that AlignNet makes of prompts, or of greedy answers. Raises PromptTooLong."""
+        pad_to = self.recipe.teacher.text_tokens if self.recipe.alignnet.padding == "reference" else None
+        return self._align(self.mllm.encode(prompts, states=states, pad_to=pad_to))
+
+    def _align(self, encoded: Sequence[Tensor]) -> Conditioning:
+        """The conditioning that AlignNet makes of states `(C, S_i, H)`."""
         padding, text_tokens = self.recipe.alignnet.padding, self.recipe.teacher.text_tokens
-        encoded = self.mllm.encode(prompts, states=states, pad_to=text_tokens if padding == "reference" else None)
         states_BCSH, mask_BS = pad_states(encoded, text_tokens=text_tokens, padding=padding)
         conditioning: Conditioning = self.alignnet(states_BCSH, mask_BS=mask_BS)
         return conditioning

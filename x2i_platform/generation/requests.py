@@ -1,8 +1,9 @@
 """Lines of a request file become image requests; each bad line becomes an error of its own.
 
-A line is a JSON object with `prompt` (text, or a list of parts, see `content`) and, if wanted, `id`, `seed`, `states`,
-`width`, `height`, `num_inference_steps` and `guidance`. Other keys are carried along to the index, so prompt sets such
-as GenEval's serve as they are; one that looks like a misspelt option, or is another tool's name of one, is refused.
+A line is a JSON object with `prompt` (text, or a list of parts or messages, see `content`; messages may also be under
+`messages`) and, if wanted, `id`, `seed`, `states`, `answer`, `width`, `height`, `num_inference_steps` and `guidance`.
+Other keys are carried along to the index, so prompt sets such as GenEval's serve as they are; one that looks like a
+misspelt option, or is another tool's name of one, is refused.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from x2i_platform.config import Count, GenerateConfig, States, digest
+from x2i_platform.config import AnswerConfig, Count, GenerateConfig, States
+from x2i_platform.digests import digest
 from x2i_platform.errors import InputError, raising
-from x2i_platform.generation.content import ContentPart, parse_content, words_of
+from x2i_platform.generation.content import Identity, Message, identity_of, parse_prompt, words_of
 from x2i_platform.streams import OUTSIDE, opened
 
 OTHER_NAMES = {
@@ -77,6 +79,7 @@ class RequestLine(BaseModel):
     id: str | int | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     states: States | None = None
+    answer: AnswerConfig | None = None
     width: Side | None = None
     height: Side | None = None
     num_inference_steps: Count | None = None
@@ -85,6 +88,8 @@ class RequestLine(BaseModel):
     def settings(self, defaults: GenerateConfig) -> GenerateConfig:
         """This line's settings over the model's defaults."""
         chosen = {name: getattr(self, name) for name in GenerateConfig.model_fields}
+        if self.answer is not None:
+            chosen["answer"] = defaults.answer.model_copy(update=self.answer.model_dump(exclude_unset=True))
         return defaults.model_copy(update={name: value for name, value in chosen.items() if value is not None})
 
 
@@ -95,10 +100,10 @@ class ParsedLine:
     line: int
     request: RequestLine | None
     error: str | None = None
-    content: tuple[ContentPart, ...] = ()
-    """The parts of a prompt that is a list."""
-    identities: tuple[tuple[str, str], ...] = ()
-    """Of each part its kind, and its text or the SHA-256 of its bytes."""
+    messages: tuple[Message, ...] = ()
+    """Of a prompt that is a list."""
+    identity: Identity = ()
+    """What decides the image, of a prompt that is a list."""
 
     @property
     def seed(self) -> int:
@@ -108,7 +113,7 @@ class ParsedLine:
     def file_name(self, *, settings: GenerateConfig, model_digest: str) -> str:
         """Name of the image. It holds a hash of all that decides the image, so a file that exists is the right one."""
         assert self.request is not None
-        key = digest([self.identities or self.request.prompt, self.seed, settings.model_dump(), model_digest])
+        key = digest([self.identity or self.request.prompt, self.seed, settings.identity(), model_digest])
         return f"{self.line:06d}-{key[:12]}.png"
 
 
@@ -130,12 +135,8 @@ def _parsed(number: int, raw: bytes, *, folder: Path | None) -> ParsedLine:
         value: Any = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
         if not isinstance(value, dict):
             return ParsedLine(number, None, f"expected a JSON object with a prompt, not {type(value).__name__}")
-        content: tuple[ContentPart, ...] = ()
-        identities: tuple[tuple[str, str], ...] = ()
-        if isinstance(value.get("prompt"), list):
-            content = parse_content(value["prompt"], folder=folder)
-            identities = tuple(part.identity() for part in content)
-            value = {**value, "prompt": words_of(content)}
+        value, messages = _with_words(value, folder=folder)
+        identity = identity_of(messages)
         request = RequestLine.model_validate(value)
     except InputError as error:
         return ParsedLine(number, None, str(error))
@@ -148,7 +149,19 @@ def _parsed(number: int, raw: bytes, *, folder: Path | None) -> ParsedLine:
     for key, value in (request.model_extra or {}).items():
         if complaint := _complaint(key, value):
             return ParsedLine(number, None, complaint)
-    return ParsedLine(number, request, content=content, identities=identities)
+    return ParsedLine(number, request, messages=messages, identity=identity)
+
+
+def _with_words(value: dict[str, Any], *, folder: Path | None) -> tuple[dict[str, Any], tuple[Message, ...]]:
+    """The line with the words of its prompt in place of a list, and the messages of the list."""
+    if isinstance(value.get("messages"), list):
+        if "prompt" in value:
+            raise InputError("both 'prompt' and 'messages' are given; use one of them")
+        value = {"prompt": value["messages"], **{key: one for key, one in value.items() if key != "messages"}}
+    if not isinstance(value.get("prompt"), list):
+        return value, ()
+    messages = parse_prompt(value["prompt"], folder=folder)
+    return {**value, "prompt": words_of(messages)}, messages
 
 
 def _complaint(key: str, value: Any) -> str | None:

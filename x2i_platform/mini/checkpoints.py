@@ -20,7 +20,15 @@ from x2i_platform.files import publish_folder, scratch_folder
 TRAINED = ("flux", "qwen2.5-vl", "alignnet")
 """Shipped in `weights/`: `mini.build` writes the first two, `benchmarks/ship_alignnet.py` the third."""
 MANIFEST = "manifest.json"
-RANDOM = ("random-flux", "random-qwen2.5-vl")
+RANDOM = (
+    "random-flux",
+    "random-qwen2.5-vl",
+    "random-qwen2.5-omni",
+    "random-qwen3-vl",
+    "random-internvl",
+    "random-minicpm-v",
+)
+"""`mini.random.builders` builds them."""
 RANDOM_CAPTIONS = Path(__file__).parent / "random" / "captions.txt"
 """Captions for the random models' tokenizers. They never change, unlike the trained models' captions."""
 LIBRARIES = ("diffusers", "safetensors", "tokenizers", "torch", "transformers")
@@ -66,14 +74,9 @@ def _write(name: str, *, folder: Path) -> None:
     define_missing_schemas()
     captions = RANDOM_CAPTIONS.read_text("utf-8").splitlines()
     with _no_progress_bars():
-        if name == "random-flux":
-            from x2i_platform.mini.random import flux
+        from x2i_platform.mini.random.builders import BUILDERS
 
-            flux.write(folder, captions=captions)
-        else:
-            from x2i_platform.mini.random import qwen
-
-            qwen.write(folder, captions=captions)
+        BUILDERS[name](folder, captions=captions)
 
 
 @contextmanager

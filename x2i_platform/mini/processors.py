@@ -8,10 +8,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+Settings = dict[str, Any]
 
 
 def write_processors(folder: Path, *, patch: int, merge: int, side_limit: int) -> None:
-    """Write the processors' settings. Images and frames with more than `side_limit` squared pixels are scaled down."""
+    """Write the settings of Qwen2.5-VL's processors."""
+    image, video = qwen_settings(patch=patch, merge=merge, side_limit=side_limit)
+    write_settings(folder, processor_class="Qwen2_5_VLProcessor", image_processor=image, video_processor=video)
+
+
+def qwen_settings(*, patch: int, merge: int, side_limit: int) -> tuple[Settings, Settings]:
+    """Return settings of the image and the video processor of Qwen's families.
+
+    Images and frames with more than `side_limit` squared pixels are scaled down.
+    """
     pixels = {
         "do_convert_rgb": True,
         "do_normalize": True,
@@ -33,10 +45,13 @@ def write_processors(folder: Path, *, patch: int, merge: int, side_limit: int) -
         "max_frames": 64,
         "return_metadata": False,
     }
-    settings = {
-        "processor_class": "Qwen2_5_VLProcessor",
-        "image_processor": {**pixels, "image_processor_type": "Qwen2VLImageProcessor"},
-        "video_processor": {**pixels, **video, "video_processor_type": "Qwen2VLVideoProcessor"},
-    }
-    text = json.dumps(settings, indent=2, sort_keys=True)
+    return (
+        {**pixels, "image_processor_type": "Qwen2VLImageProcessor"},
+        {**pixels, **video, "video_processor_type": "Qwen2VLVideoProcessor"},
+    )
+
+
+def write_settings(folder: Path, *, processor_class: str, **settings: Any) -> None:
+    """Write `processor_config.json` with the settings of each part of a processor."""
+    text = json.dumps({"processor_class": processor_class, **settings}, indent=2, sort_keys=True)
     (folder / "processor_config.json").write_text(text + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer, Qwen2Tokenizer, T5Tokenizer
@@ -63,8 +63,13 @@ def clip_tokenizer(captions: Sequence[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocab, merges=trained, model_max_length=CLIP_TOKENS)
 
 
-def qwen_tokenizer(texts: Sequence[str], *, chat_template: str) -> Qwen2Tokenizer:
-    """Build byte-level BPE with Qwen2.5-VL's chat and vision tokens as named special tokens after the learnt pieces."""
+def qwen_tokenizer(
+    texts: Sequence[str], *, chat_template: str, tokens: Mapping[str, str] | None = None
+) -> Qwen2Tokenizer:
+    """Build byte-level BPE with the chat's and the media's tokens as named special tokens after the learnt pieces.
+
+    `tokens` are the media's by name; Qwen2.5-VL's without.
+    """
     learner = Tokenizer(models.BPE())
     backend = Qwen2Tokenizer().backend_tokenizer
     learner.normalizer, learner.pre_tokenizer = backend.normalizer, backend.pre_tokenizer
@@ -73,7 +78,7 @@ def qwen_tokenizer(texts: Sequence[str], *, chat_template: str) -> Qwen2Tokenize
         vocab=_vocab([*_bytes(), *map("".join, trained), "<|endoftext|>"]),
         merges=trained,
         eos_token="<|im_end|>",
-        extra_special_tokens={"chat_start_token": CHAT_TOKENS[0], **VISION_TOKENS},
+        extra_special_tokens={"chat_start_token": CHAT_TOKENS[0], **(tokens or VISION_TOKENS)},
         model_max_length=QWEN_TOKENS,
     )
     tokenizer.chat_template = chat_template

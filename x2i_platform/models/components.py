@@ -21,7 +21,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, 
 
 from x2i_platform.config import Dtype
 from x2i_platform.errors import WeightsError
-from x2i_platform.models.catalog import read_config
+from x2i_platform.models.entries import read_config
 from x2i_platform.torchvision_schemas import define_missing_schemas
 
 define_missing_schemas()  # before a class is imported from transformers or diffusers
@@ -72,14 +72,22 @@ def load_head(kind: Any, folder: Path, *, below: Any) -> Any:
 
 
 def read_weight(folder: Path, name: str) -> Tensor:
-    """Read one weight of a model folder, from one safetensors file or several. Raises KeyError if it has none."""
+    """Read one weight of a model folder, from one safetensors file or several. Raises KeyError if it has none.
+
+    Its name may have a prefix: InternVL's head is published as `language_model.lm_head.weight`.
+    """
     index = folder / SAFE_WEIGHTS_INDEX_NAME
-    file = json.loads(index.read_bytes())["weight_map"][name] if index.is_file() else SAFE_WEIGHTS_NAME
-    with safe_open(folder / file, framework="pt") as weights:
-        if name not in weights.keys():  # noqa: SIM118
-            raise KeyError(f"{file} has no weight {name!r}")
-        found: Tensor = weights.get_tensor(name)
-        return found
+    if index.is_file():
+        places = dict(json.loads(index.read_bytes())["weight_map"])
+    else:
+        with safe_open(folder / SAFE_WEIGHTS_NAME, framework="pt") as weights:
+            places = dict.fromkeys(weights.keys(), SAFE_WEIGHTS_NAME)
+    found = [key for key in places if key == name or key.endswith(f".{name}")]
+    if len(found) != 1:
+        raise KeyError(f"{len(found) or 'no'} weights are named {name!r}")
+    with safe_open(folder / places[found[0]], framework="pt") as weights:
+        weight: Tensor = weights.get_tensor(found[0])
+        return weight
 
 
 def load_part(kind: Any, folder: Path) -> Any:

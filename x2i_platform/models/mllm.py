@@ -9,29 +9,27 @@ Shape suffixes: B batch, C layers + 1 (the embedding output first, the last afte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 import transformers
 from torch import Tensor
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from x2i_platform.config import MLLMConfig, States
-from x2i_platform.errors import InputError, WeightsError, shown
-from x2i_platform.models.catalog import FAMILIES, TEXT_ONLY, Family, read_config
+from x2i_platform.config import AnswerConfig, MLLMConfig, States
+from x2i_platform.errors import InputError, WeightsError
 from x2i_platform.models.components import load_frozen, load_head, load_part
-from x2i_platform.models.prompts import Inputs, Prompt, collate, media_inputs, text_inputs
+from x2i_platform.models.entries import read_config
+from x2i_platform.models.families import Family
+from x2i_platform.models.prompt_reader import PromptReader, family_of
+from x2i_platform.models.prompts import Inputs, Prompt, collate
+from x2i_platform.models.sampling import Sampler
 from x2i_platform.models.weights import locate
 
-
-class PromptTooLong(InputError):  # noqa: N818
-    """A prompt has more tokens than the recipe allows; `index` is its place in the batch."""
-
-    def __init__(self, message: str, *, index: int) -> None:
-        super().__init__(message)
-        self.index = index
+GREEDY = AnswerConfig()
+MEDIA_TOKENS = ("image_token_id", "video_token_id", "audio_token_id", "vision_start_token_id", "audio_start_token_id")
+"""Tokens that are suppressed in answers: positions are counted from them, and in an answer no medium follows."""
 
 
 @dataclass(frozen=True)
@@ -40,28 +38,9 @@ class Answer:
 
     text: str
     states_CSH: Tensor
-    """Hidden states of the answer's tokens, with the end token."""
+    """Hidden states of the answer's tokens, with the end token; with `both`, those of the prompt before them."""
     ended: bool
-    """False if `answer_tokens` cut it off."""
-
-
-def caption_tokens(config: MLLMConfig) -> Callable[[str, int], int]:
-    """Return a function `count(caption, limit)` that counts a caption's tokens in the recipe's templates.
-
-    It needs no model. If a caption is short enough in bytes, the function returns an upper bound without tokenizing;
-    it raises InputError for a caption that can't be read. This function itself raises like `MLLM.load`.
-    """
-    folder = locate(config.model, revision=config.revision)
-    _family(read_config(folder), model=config.model)
-    tokenizer = load_part(transformers.AutoTokenizer, folder)
-    around = len(text_inputs(Prompt.of(" "), tokenizer=tokenizer).ids)
-
-    def count(caption: str, limit: int) -> int:
-        text = config.template.format(caption=caption)
-        at_most = around + len(text.encode())  # every token has at least one byte
-        return at_most if at_most <= limit else len(text_inputs(Prompt.of(text), tokenizer=tokenizer).ids)
-
-    return count
+    """False if the maximum length cut it off."""
 
 
 class MLLM:
@@ -70,24 +49,24 @@ class MLLM:
     def __init__(self, model: Any, *, tokenizer: Any, family: Family, config: MLLMConfig) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.reader = PromptReader(tokenizer=tokenizer, family=family, config=config)
         self._family = family
         self._config = config
         self._whole: Any = None
-        self._loaded_processor: Any = None
 
     @classmethod
     def load(cls, config: MLLMConfig, *, device: str = "cpu") -> Self:
         """Load the model. Raises WeightsError for a missing or damaged folder, unknown family or no chat template."""
         folder = locate(config.model, revision=config.revision)
-        family = _family(read_config(folder), model=config.model)
+        family = family_of(read_config(folder), model=config.model)
         tokenizer = load_part(transformers.AutoTokenizer, folder)
         if not tokenizer.chat_template:
             raise WeightsError(
                 f"the tokenizer in {folder} has no chat template; a chat_template.jinja there of one line, "
                 "{{ messages[0]['content'] }}, would feed prompts bare"
             )
-        # AutoModel is the model below the LM head, for every family: the head is neither built nor read.
-        model = load_frozen(transformers.AutoModel, folder, dtype=config.dtype, device=device)
+        # The model below the LM head: the head is neither built nor read.
+        model = load_frozen(getattr(transformers, family.body), folder, dtype=config.dtype, device=device)
         return cls(model, tokenizer=tokenizer, family=family, config=config)
 
     @property
@@ -105,7 +84,7 @@ class MLLM:
 
         A `str` is a caption and goes through the recipe's template; a `Prompt` is used unchanged. Raises PromptTooLong.
         """
-        return [each.ids for each in self._read(prompts, limit=self._config.max_tokens)]
+        return [each.ids for each in self.reader.read(prompts, limit=self._config.max_tokens)]
 
     @torch.no_grad()
     def encode(
@@ -113,25 +92,43 @@ class MLLM:
     ) -> list[Tensor]:
         """Return each prompt's hidden states `(C, S, H)`, in the model's dtype on its device.
 
-        With states `answer` they are those of `answers`. With `pad_to`, every prompt is padded on the left to S =
+        Others than those of the prompt are those of `answers`. With `pad_to`, every prompt is padded on the left to S =
         `pad_to`, and the states at padded positions are returned too, as the reference code feeds them to AlignNet.
         Raises PromptTooLong, with `pad_to` also for a longer prompt.
         """
-        if states == "answer":
-            return [answer.states_CSH for answer in self.answers(prompts)]
-        inputs = self._read(prompts, limit=min(self._config.max_tokens, pad_to or self._config.max_tokens))
+        if states != "prompt":
+            return [answer.states_CSH for answer in self.answers(prompts, both=states == "both")]
+        inputs = self.reader.read(prompts, limit=min(self._config.max_tokens, pad_to or self._config.max_tokens))
         return self._states(inputs, kept=[len(each.ids) for each in inputs], pad_to=pad_to) if inputs else []
 
     @torch.no_grad()
-    def answers(self, prompts: Sequence[str | Prompt]) -> list[Answer]:
-        """Return the model's greedy answer to each prompt. Raises PromptTooLong."""
-        inputs = self._read(prompts, limit=self._config.max_tokens)
+    def answers(
+        self,
+        prompts: Sequence[str | Prompt],
+        *,
+        both: bool = False,
+        sampling: AnswerConfig = GREEDY,
+        seeds: Sequence[int] = (),
+    ) -> list[Answer]:
+        """Return the model's answer to each prompt. Raises PromptTooLong.
+
+        `both` returns the states of each prompt before those of its answer. Each of `seeds` decides a prompt's answer
+        if `sampling` has a temperature.
+        """
+        inputs = self.reader.read(prompts, limit=self._config.max_tokens)
         if not inputs:
             return []
+        if not both and any(each.factors is not None for each in inputs):
+            raise InputError(
+                "weights scale the states of a prompt's media; states 'answer' are the answer's alone; use 'prompt' or "
+                "'both'"
+            )
         # First the answer token by token, then one prefill over prompt and answer for the hidden states of all layers.
-        ids = self._answer_ids(inputs)
+        limit = sampling.max_tokens or self._config.answer_tokens
+        ids = self._answer_ids(inputs, limit=limit, sampler=Sampler(sampling, seeds=seeds))
         answered = [prompt.answered(answer) for prompt, answer in zip(inputs, ids, strict=True)]
-        states = self._states(answered, kept=[len(answer) for answer in ids], pad_to=None)
+        kept = [len(whole.ids) if both else len(answer) for whole, answer in zip(answered, ids, strict=True)]
+        states = self._states(answered, kept=kept, pad_to=None)
         ends = self._end_tokens()
         return [
             Answer(
@@ -148,7 +145,7 @@ class MLLM:
         # reference pads on the left with the tokenizer's pad token, and AlignNet reads the states at those positions.
         filler = self.tokenizer.pad_token_id or 0 if pad_to else 0
         output = self.model(
-            **self._on_device(collate(inputs, size=pad_to, left=pad_to is not None, filler=filler)),
+            **self._batch(inputs, size=pad_to, left=pad_to is not None, filler=filler),
             use_cache=False,
             output_hidden_states=True,
         )
@@ -156,24 +153,23 @@ class MLLM:
         ends = [pad_to or len(each.ids) for each in inputs]
         starts = [0 if pad_to else end - count for end, count in zip(ends, kept, strict=True)]
         # C times (B, S, H) -> one (C, S_i, H) per prompt.
-        return [
+        states = [
             torch.stack([layer_BSH[row, start:end] for layer_BSH in output.hidden_states])
             for row, (start, end) in enumerate(zip(starts, ends, strict=True))
         ]
+        return [_scaled(one_CSH, each.factors) for one_CSH, each in zip(states, inputs, strict=True)]
 
-    def _answer_ids(self, inputs: list[Inputs]) -> list[Tensor]:
-        """Generate greedy answers; return the ids of each up to its end token, which is included."""
+    def _answer_ids(self, inputs: list[Inputs], *, limit: int, sampler: Sampler) -> list[Tensor]:
+        """Generate answers; return the ids of each up to its end token, which is included."""
         model = self._with_head()
         filler = self.tokenizer.pad_token_id or 0
-        batch = self._on_device(collate(inputs, left=True, filler=filler))
-        limit = self._config.answer_tokens
-        # Suppress image and video placeholders: in an answer they would have no pixels.
-        names = ("image_token_id", "video_token_id")
-        placeholders = [found for name in names if (found := getattr(model.config, name, None)) is not None]
+        batch = self._batch(inputs, left=True, filler=filler)
+        placeholders = [found for name in MEDIA_TOKENS if (found := getattr(model.config, name, None)) is not None]
         made = model.generate(
             **batch,
             max_new_tokens=limit,
-            do_sample=False,
+            do_sample=False,  # the sampler draws by itself, each prompt from its own seed
+            logits_processor=sampler.processors(),
             pad_token_id=filler,
             suppress_tokens=placeholders or None,
         )
@@ -195,53 +191,18 @@ class MLLM:
             self._whole = load_head(getattr(transformers, self._family.whole), folder, below=self.model)
         return self._whole
 
-    def _on_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _batch(
+        self, inputs: list[Inputs], *, size: int | None = None, left: bool = False, filler: int = 0
+    ) -> dict[str, Tensor]:
+        """Return the model's arguments for a batch of prompts, on its device."""
+        batch = collate(inputs, size=size, left=left, filler=filler, joined_on=self._family.joined_on)
         if not self._family.token_types:
             batch.pop("mm_token_type_ids")
         return {name: value.to(self.model.device) for name, value in batch.items()}
 
-    def _read(self, prompts: Sequence[str | Prompt], *, limit: int) -> list[Inputs]:
-        return [self._read_one(prompt, index=index, limit=limit) for index, prompt in enumerate(prompts)]
 
-    def _read_one(self, prompt: str | Prompt, *, index: int, limit: int) -> Inputs:
-        if isinstance(prompt, str):
-            prompt = Prompt.of(self._config.template.format(caption=prompt))
-        try:
-            if prompt.media:
-                template = self.tokenizer.get_chat_template()
-                inputs = media_inputs(prompt, processor=self._processor(), template=template)
-            else:
-                inputs = text_inputs(prompt, tokenizer=self.tokenizer)
-        except ValueError as error:  # a special token that the vocabulary can't spell as text
-            raise InputError(f"prompt {shown(prompt.text)} can't be read: {error}") from error
-        count, media = len(inputs.ids) - inputs.num_media_tokens, inputs.num_media_tokens
-        if count > limit:
-            raise PromptTooLong(f"prompt of {count} tokens, at most {limit} fit: {shown(prompt.text)}", index=index)
-        if media > self._config.max_media_tokens:
-            raise PromptTooLong(
-                f"images and videos of {media} tokens, at most mllm.max_media_tokens = {self._config.max_media_tokens}",
-                index=index,
-            )
-        return inputs
-
-    def _processor(self) -> Any:
-        """Return the processor of images and videos, which is loaded for the first of them."""
-        if not self._family.token_types:
-            raise InputError(f"MLLM '{self._config.model}' takes text only, not images or videos")
-        if self._loaded_processor is None:
-            folder = locate(self._config.model, revision=self._config.revision)
-            self._loaded_processor = load_part(transformers.AutoProcessor, folder)
-        return self._loaded_processor
-
-
-def _family(config: dict[str, Any], *, model: str) -> Family:
-    name = str(config.get("model_type"))
-    if name in FAMILIES:
-        return FAMILIES[name]
-    nested = any(key.endswith("_config") and key != "quantization_config" for key in config)
-    if name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not nested and not config.get("is_encoder_decoder"):
-        return TEXT_ONLY
-    raise WeightsError(
-        f"{model!r} is of the family {name!r}; supported are {', '.join(FAMILIES)} and text-only causal language "
-        "models (llama, qwen2, mistral, …)"
-    )
+def _scaled(states_CSH: Tensor, factors: Tensor | None) -> Tensor:
+    """Multiply the states of a prompt's tokens by its media's weights. An answer after the prompt has weight 1."""
+    if factors is None:
+        return states_CSH
+    return states_CSH * factors[-states_CSH.shape[1] :, None].to(states_CSH)

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from x2i_platform.config import TeacherConfig
 from x2i_platform.errors import ConfigError
-from x2i_platform.models.catalog import read_config
 from x2i_platform.models.components import load_frozen
+from x2i_platform.models.entries import read_config
 from x2i_platform.models.taps import tap_names
 from x2i_platform.models.weights import locate
 

@@ -30,6 +30,7 @@ from x2i_platform.features.store import Commit, FeatureStore
 from x2i_platform.features.writer import ShardWriter, open_shard, tensor_columns
 from x2i_platform.models import mllm
 from x2i_platform.models.devices import NOT_A_ROWS_FAULT, choose_device
+from x2i_platform.models.prompt_reader import PromptTooLong
 from x2i_platform.models.taps import Tap, attention_taps, select_taps
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextEncoders
@@ -45,7 +46,7 @@ class UnfitAnswer(InputError):  # noqa: N818
     """An answer of the MLLM can't be used instead of its caption."""
 
 
-SAMPLES_OWN_FAULT = (mllm.PromptTooLong, UnfitAnswer)
+SAMPLES_OWN_FAULT = (PromptTooLong, UnfitAnswer)
 """Errors of a sample. Even if all samples of a shard have one, model and device are fine."""
 
 
@@ -192,7 +193,7 @@ class MLLMStage(Stage):
         tokens, limit = states_CSH.shape[1], self.recipe.teacher.text_tokens
         if tokens > limit and self.recipe.alignnet.padding != "none":
             message = f"prompt of {tokens} tokens, at most teacher.text_tokens = {limit} can be learnt from"
-            raise mllm.PromptTooLong(f"{message}: {shown(sample['caption'])}", index=0)
+            raise PromptTooLong(f"{message}: {shown(sample['caption'])}", index=0)
         return self._row(sample, states_CSH=states_CSH, answer=None)
 
     def _answer_row(self, sample: Row, answer: mllm.Answer) -> Row:

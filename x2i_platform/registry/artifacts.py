@@ -16,7 +16,7 @@ import numpy as np
 from mlflow.types import Schema, TensorSpec
 
 from x2i_platform.cache import cache_folder
-from x2i_platform.config import digest
+from x2i_platform.digests import digest
 from x2i_platform.errors import RegistryError
 from x2i_platform.files import publish_folder, scratch_folder
 from x2i_platform.models.model_folder import CONFIG_FILE, RECIPE_FILE, WEIGHTS_FILE

@@ -18,7 +18,7 @@ import mlflow.models
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from x2i_platform.config import digest
+from x2i_platform.digests import digest
 from x2i_platform.errors import RegistryError, raising
 from x2i_platform.mini.checkpoints import folder_of
 from x2i_platform.models.model_folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE

@@ -95,13 +95,18 @@ class Made:
     prompt: str
     seed: int
     settings: GenerateConfig
+    answer: str | None = None
+    """What the MLLM answered, if its states conditioned the image."""
 
 
 def response_body(made: list[Made], *, facts: Mapping[str, str], output_format: str) -> dict[str, Any]:
-    """OpenAI's answer. `seed` beside each image and the model's `facts` say how to make it again."""
+    """OpenAI's answer. `seed` beside each image and the model's `facts` say how to make it again.
+
+    The MLLM's answer, where it conditioned the image, is `revised_prompt`.
+    """
     data = [
         {"b64_json": base64.b64encode(encode_image(each, facts=facts, output_format=output_format)).decode()}
-        | {"seed": each.seed}
+        | {"seed": each.seed, **({} if each.answer is None else {"revised_prompt": each.answer})}
         for each in made
     ]
     return {"created": int(time.time()), "data": data, "output_format": output_format, **facts}
@@ -111,15 +116,17 @@ def encode_image(made: Made, *, facts: Mapping[str, str], output_format: str) ->
     """The bytes of an image file; a PNG says in its text chunks how it was made."""
     buffer = io.BytesIO()
     how = {"seed": made.seed, **facts, **made.settings.model_dump()}
-    text = {"pnginfo": text_chunks(made.prompt, how)} if output_format == "png" else {}
+    text = {"pnginfo": text_chunks(made.prompt, how, answer=made.answer)} if output_format == "png" else {}
     made.image.save(buffer, format=output_format, **text)
     return buffer.getvalue()
 
 
-def text_chunks(prompt: str, how: Mapping[str, Any]) -> PngInfo:
-    """A PNG's text chunks: `prompt`, and `x2i` with the rest as JSON."""
+def text_chunks(prompt: str, how: Mapping[str, Any], *, answer: str | None = None) -> PngInfo:
+    """A PNG's text chunks: `prompt`, the MLLM's `answer` if it gave one, and `x2i` with the rest as JSON."""
     chunks = PngInfo()
     chunks.add_itxt("prompt", prompt)
+    if answer is not None:
+        chunks.add_itxt("answer", answer)
     chunks.add_itxt("x2i", json.dumps(how))
     return chunks
 

@@ -88,7 +88,10 @@ class ImageModel:
             return error_body(str(error), param="prompt")
         except ConfigError as error:
             return error_body(str(error), param="size")
-        made = [Made(image, request.prompt, seed, settings) for image, seed in zip(images, seeds, strict=True)]
+        made = [
+            Made(one.image, request.prompt, seed, settings, answer=one.answer)
+            for one, seed in zip(images, seeds, strict=True)
+        ]
         body: dict[str, Any] = await run_in_threadpool(
             response_body, made, facts=self.facts, output_format=request.output_format
         )

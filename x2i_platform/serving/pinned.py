@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from x2i_platform import fingerprint
-from x2i_platform.config import Recipe, digest
+from x2i_platform.config import Recipe
+from x2i_platform.digests import digest
 from x2i_platform.errors import WeightsError
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.weights import identity

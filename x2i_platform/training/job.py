@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from x2i_platform import fingerprint
-from x2i_platform.config import Recipe, digest
+from x2i_platform.config import Recipe
+from x2i_platform.digests import digest
 from x2i_platform.features.schema import SAMPLES
 from x2i_platform.features.store import FeatureStore, Manifest
 from x2i_platform.models.alignnet import AlignNetDims

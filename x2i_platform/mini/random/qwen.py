@@ -7,11 +7,11 @@ from pathlib import Path
 
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
-from x2i_platform.config import REFERENCE_TEMPLATE
 from x2i_platform.mini import chat_template_path
 from x2i_platform.mini.processors import write_processors
 from x2i_platform.mini.random.weights import fill
-from x2i_platform.mini.vocabularies import QWEN_TOKENS, VISION_TOKENS, qwen_tokenizer
+from x2i_platform.mini.random.words import decoder_settings, rope_axes, tokenizer
+from x2i_platform.mini.vocabularies import VISION_TOKENS
 
 SEED = 2000
 WIDTH = 64
@@ -25,10 +25,7 @@ IMAGE_SIDE_LIMIT = 224
 
 def write(folder: Path, *, captions: Sequence[str]) -> None:
     """Build model, tokenizer and processor settings and save them under `folder`; about 0.3 million parameters."""
-    # The tokenizer learns whole reference prompts, so that the words around a caption are few tokens too.
-    prompts = [REFERENCE_TEMPLATE.format(caption=caption) for caption in captions]
-    chat = ["system\nYou are a helpful assistant.\n", "user\n", "assistant\n"] * len(captions)
-    words = qwen_tokenizer([*captions, *prompts, *chat], chat_template=chat_template_path().read_text("utf-8"))
+    words = tokenizer(captions, template=chat_template_path().read_text("utf-8"))
     model = Qwen2_5_VLForConditionalGeneration(_config(words)).eval()
     fill(model, seed=SEED)
     model.save_pretrained(folder, safe_serialization=True)
@@ -37,24 +34,12 @@ def write(folder: Path, *, captions: Sequence[str]) -> None:
 
 
 def _config(words: Qwen2Tokenizer) -> Qwen2_5_VLConfig:
-    head_dim = WIDTH // HEADS
-    text = {
-        "vocab_size": len(words),
-        "hidden_size": WIDTH,
-        "intermediate_size": 2 * WIDTH,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-        "num_key_value_heads": HEADS // 2,
-        "max_position_embeddings": QWEN_TOKENS,
-        # time, height, width: half the head's width together
+    text = decoder_settings(words, width=WIDTH, layers=LAYERS, heads=HEADS) | {
         "rope_parameters": {
             "rope_type": "default",
             "rope_theta": 1e6,
-            "mrope_section": [(head_dim // 2 + extra) // 3 for extra in range(3)],
+            "mrope_section": rope_axes(WIDTH // HEADS),
         },
-        "bos_token_id": None,
-        "eos_token_id": words.eos_token_id,
-        "pad_token_id": words.pad_token_id,
     }
     vision = {
         "depth": 2,
