@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from cli_chat import chat
 from cli_models import models
 from pipelines.named import load_recipe, model_folder, tracking_server
 from x2i_platform import options as opt
@@ -33,6 +34,7 @@ app = typer.Typer(
 
 
 app.add_typer(models, name="models")
+app.command()(chat)
 
 
 @app.callback()
@@ -129,7 +131,9 @@ def evaluate(
     recipe: Annotated[str | None, typer.Option(help="Recipe to run the model by; default: its own.")] = None,
     baseline: Annotated[str, typer.Option(help="'teacher', or another model.")] = "teacher",
     suite: Annotated[list[str] | None, typer.Option(help="Miniature suite; default: all but robustness.")] = None,
-    states: Annotated[list[str] | None, typer.Option(help="'prompt' or 'answer'; default: both.")] = None,
+    states: Annotated[
+        list[str] | None, typer.Option(help="'prompt', 'answer' or 'both'; default: the first two.")
+    ] = None,
     cases: Annotated[int, typer.Option(min=1, help="Prompts of each suite, held out and seen.")] = 200,
     prompts: Annotated[str | None, typer.Option(help="Prompts in place of suites: GenEval's, JSONL, text.")] = None,
     images: Annotated[int, typer.Option(min=1, help="Images of each prompt of a file.")] = 4,

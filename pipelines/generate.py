@@ -28,8 +28,9 @@ from x2i_platform.errors import ClusterError, X2IError, from_text, redacted, to_
 from x2i_platform.evaluation.contact_sheet import contact_sheet
 from x2i_platform.features.files import Files
 from x2i_platform.generation.content import Message
-from x2i_platform.generation.generator import Generated, Generator, ImageRequest
+from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.generation.loading import load_prompt
+from x2i_platform.generation.provenance import png_bytes
 from x2i_platform.generation.requests import ParsedLine, read_requests
 from x2i_platform.models.devices import NOT_A_ROWS_FAULT, choose_device
 from x2i_platform.models.model_folder import read_recipe
@@ -37,7 +38,6 @@ from x2i_platform.models.prompts import Prompt
 from x2i_platform.models.weights import identity
 from x2i_platform.progress import Progress
 from x2i_platform.recipes import override
-from x2i_platform.serving.api import text_chunks
 
 INDEX_FILE, ERRORS_FILE, SHEET_FILE = "index.jsonl", "errors.jsonl", "contact_sheet.png"
 SHEET_IMAGES = 64
@@ -128,7 +128,8 @@ class GeneratorActor:
         try:
             wanted = [ImageRequest(self._prompt(row), row["seed"], GenerateConfig(**row["settings"])) for row in rows]
             for row, made in zip(rows, self.generator.generate(wanted), strict=True):
-                self.files.publish(row["file"], png_bytes(made, row))
+                how = {"seed": row["seed"], "model": row["model"], **_media(row), **row["settings"]}
+                self.files.publish(row["file"], png_bytes(made, prompt=row["prompt"], how=how))
         except NOT_A_ROWS_FAULT as error:
             self.refusal = to_text(error if isinstance(error, X2IError) else ClusterError(_reason(error)))
         except (X2IError, ValueError, RuntimeError) as error:  # a canvas too large for the GPU is a RuntimeError
@@ -140,15 +141,6 @@ class GeneratorActor:
 
 def _reason(error: Exception) -> str:
     return " ".join(f"{'' if isinstance(error, X2IError) else type(error).__name__} {error}".split())
-
-
-def png_bytes(made: Generated, row: dict[str, Any]) -> bytes:
-    """A PNG that says in its text chunks how it was made, and what the MLLM answered."""
-    how = {"seed": row["seed"], "model": row["model"], **_media(row), **row["settings"]}
-    chunks = text_chunks(row["prompt"], how, answer=made.answer)
-    buffer = io.BytesIO()
-    made.image.save(buffer, format="png", pnginfo=chunks)
-    return buffer.getvalue()
 
 
 def _media(row: dict[str, Any]) -> dict[str, Any]:

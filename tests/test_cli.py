@@ -22,7 +22,7 @@ from x2i_platform import console
 from x2i_platform.mini import captions_path
 from x2i_platform.recipes import shipped_names
 
-COMMANDS = ("precompute", "train", "generate", "evaluate", "serve", "plan", "demo", "recipes", "models")
+COMMANDS = ("precompute", "train", "generate", "chat", "evaluate", "serve", "plan", "demo", "recipes", "models")
 HEAVY = ("torch", "ray", "mlflow", "transformers", "diffusers", "deepspeed", "numpy", "pyarrow")
 CAPTIONS = str(captions_path())
 

@@ -49,6 +49,25 @@ def note(message: str) -> None:
 
 
 @contextmanager
+def status(message: str) -> Iterator[None]:
+    """Say on stderr what is going on, while it does."""
+    with err.status(escape(message)):
+        yield
+
+
+def typed_lines(prompt: str) -> Iterator[str]:
+    """Yield the lines of stdin that aren't blank, each asked for with `prompt` in a terminal."""
+    while True:
+        if sys.stdin.isatty():
+            err.print(escape(prompt), end="")
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+@contextmanager
 def progress_bar(title: str, *, unit: str) -> Iterator[Progress]:
     """A bar with rate and time left; yields the function that moves it."""
     columns = (

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import difflib
 import io
-import json
 import re
 import time
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from x2i_platform.config import GenerateConfig, States
+from x2i_platform.generation.provenance import text_chunks
 
 MAX_SIDE = 2048
 SIZE = re.compile(r"[0-9]{2,4}x[0-9]{2,4}")
@@ -119,16 +118,6 @@ def encode_image(made: Made, *, facts: Mapping[str, str], output_format: str) ->
     text = {"pnginfo": text_chunks(made.prompt, how, answer=made.answer)} if output_format == "png" else {}
     made.image.save(buffer, format=output_format, **text)
     return buffer.getvalue()
-
-
-def text_chunks(prompt: str, how: Mapping[str, Any], *, answer: str | None = None) -> PngInfo:
-    """A PNG's text chunks: `prompt`, the MLLM's `answer` if it gave one, and `x2i` with the rest as JSON."""
-    chunks = PngInfo()
-    chunks.add_itxt("prompt", prompt)
-    if answer is not None:
-        chunks.add_itxt("answer", answer)
-    chunks.add_itxt("x2i", json.dumps(how))
-    return chunks
 
 
 def error_body(
