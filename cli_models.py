@@ -50,11 +50,15 @@ def import_(
 @models.command()
 def export(
     model: opt.ModelName,
-    out: Annotated[Path, typer.Option(help="File to write, a .bin as X2I's own scripts load it.")],
+    out: Annotated[Path, typer.Option(help="File to write: .bin, or .pt for ComfyUI.")],
+    layout: Annotated[
+        str, typer.Option(help="'reference', as X2I's own scripts load it, or 'comfyui', as its nodes do.")
+    ] = "reference",
     tracking_uri: opt.TrackingUri = None,
     as_json: opt.JsonFlag = False,
 ) -> None:
-    """Write a model's AlignNet in the released layout."""
+    """Write a model's AlignNet in a released layout."""
     from pipelines.models import export_model
 
-    show({"file": str(export_model(model_folder(model, tracking_uri), out))}, title="exported", as_json=as_json)
+    written = export_model(model_folder(model, tracking_uri), out, layout=layout)
+    show({"file": str(written)}, title="exported", as_json=as_json)

@@ -6,13 +6,14 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from x2i_platform.config import Recipe
 from x2i_platform.digests import digest
-from x2i_platform.errors import WeightsError
+from x2i_platform.errors import ConfigError, WeightsError
 from x2i_platform.models.alignnet import AlignNet, AlignNetDims
 from x2i_platform.models.model_folder import load_alignnet, save_model
-from x2i_platform.models.released import export_released, from_state, import_checkpoint
+from x2i_platform.models.released import SUFFIXES, Layout, export_released, from_state, import_checkpoint
 from x2i_platform.models.weights import identity
 from x2i_platform.recipes import override
 from x2i_platform.registry import tracking
@@ -62,11 +63,14 @@ def import_model(path: Path, recipe: Recipe, *, name: str, tracking_uri: str) ->
     )
 
 
-def export_model(folder: Path, target: Path) -> Path:
-    """Write a model's AlignNet as X2I's own scripts load it: a `.bin` that holds a bare state dict."""
-    if target.suffix != ".bin":
-        raise WeightsError(f"'{target}' must end in .bin, as X2I's own scripts expect")
-    return export_released(load_alignnet(folder), target)
+def export_model(folder: Path, target: Path, *, layout: str = "reference") -> Path:
+    """Write a model's AlignNet in a released layout. Raises ConfigError for an unknown one, or an ending not its own."""
+    if layout not in SUFFIXES:
+        raise ConfigError(f"layout '{layout}' is unknown; there are {', '.join(SUFFIXES)}")
+    chosen = cast(Layout, layout)
+    if target.suffix != SUFFIXES[chosen]:
+        raise ConfigError(f"'{target}' must end in {SUFFIXES[chosen]}, as what reads layout '{layout}' expects")
+    return export_released(load_alignnet(folder), target, layout=chosen)
 
 
 def _fitted(path: Path, recipe: Recipe) -> tuple[AlignNet, Recipe]:

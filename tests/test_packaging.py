@@ -12,7 +12,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("cli.py", "cli_models.py", "pipelines", "x2i_platform", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = (
+    "cli.py",
+    "cli_chat.py",
+    "cli_models.py",
+    "pipelines",
+    "x2i_platform",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +79,7 @@ def test_the_wheel_holds_code_recipes_and_the_miniature_world(wheel: Path) -> No
     assert wanted <= held
     assert {name.split("/")[0] for name in held} == {
         "cli.py",
+        "cli_chat.py",
         "cli_models.py",
         "pipelines",
         "x2i_platform",

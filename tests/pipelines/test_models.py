@@ -57,8 +57,13 @@ def test_what_was_exported_is_what_came(released: Path, tmp_path: Path) -> None:
     assert {f"module.{key}": tensor.tolist() for key, tensor in left.items()} == {
         key: tensor.tolist() for key, tensor in came.items()
     }
-    with pytest.raises(WeightsError, match=r"back\.pt' must end in \.bin"):
-        export_model(resolve(imported.model, tracking_uri=uri), tmp_path / "back.pt")
+    folder = resolve(imported.model, tracking_uri=uri)
+    with pytest.raises(ConfigError, match=r"back\.pt' must end in \.bin"):
+        export_model(folder, tmp_path / "back.pt")
+    with pytest.raises(ConfigError, match="layout 'onnx' is unknown; there are reference, comfyui"):
+        export_model(folder, tmp_path / "back.bin", layout="onnx")
+    nodes = export_model(folder, tmp_path / "back.pt", layout="comfyui")
+    assert torch.load(nodes, weights_only=True)["config"]["in_channels"] == 5
 
 
 def test_what_can_not_run_is_refused_before_anything_is_registered(released: Path, tmp_path: Path) -> None:

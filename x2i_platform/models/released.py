@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +29,8 @@ MAX_WRAPPERS = 8
 ANCHOR = "mlp.layernorm.weight"
 """A parameter that every AlignNet has. Its prefix in a state dict is the prefix of all names."""
 
+Layout = Literal["reference", "comfyui"]
+SUFFIXES: Mapping[Layout, str] = {"reference": ".bin", "comfyui": ".pt"}
 StateDict = dict[str, Tensor]
 
 _DAMAGED = (
@@ -81,11 +83,17 @@ def from_state(
     return alignnet.eval()
 
 
-def export_released(alignnet: AlignNet, path: str | Path) -> Path:
-    """Write the released `.bin` layout: a pickled state dict of bare tensors, loadable by X2I's own scripts."""
+def export_released(alignnet: AlignNet, path: str | Path, *, layout: Layout = "reference") -> Path:
+    """Write a released layout, loadable by X2I's own scripts or by its ComfyUI nodes.
+
+    Both are pickles of bare tensors: `reference` (`.bin`) is a state dict, `comfyui` (`.pt`) has it under `state_dict`,
+    beside the arguments of the authors' class under `config`.
+    """
     path = Path(path)
+    state = portable(alignnet)
+    content = state if layout == "reference" else {"config": _released_config(alignnet), "state_dict": state}
     with published(path, durable=True) as scratch:
-        torch.save(portable(alignnet), scratch)
+        torch.save(content, scratch)
     return path
 
 
@@ -178,6 +186,25 @@ def _infer(state: StateDict, *, path: Path, num_layers: int) -> tuple[AlignNetCo
         width = _size(state, f"{attention}.q.weight", axis=0, num_axes=2, path=path)
         dims = replace(dims, t5_heads=heads, t5_head_dim=width // max(1, heads))
     return AlignNetConfig(fusion=fusion, t5_layers=len(blocks), padding="reference"), dims
+
+
+def _released_config(alignnet: AlignNet) -> dict[str, Any]:
+    """Return the arguments of the authors' class. Those of the T5 stack are its defaults where there is none."""
+    dims, fusion, layers = alignnet.dims, alignnet.config.fusion, alignnet.config.t5_layers
+    return {
+        "in_channels": dims.num_layers,
+        "kernel_size": 5,
+        "input_dim": dims.hidden_size,
+        "output_dim0": dims.pooled_dim,
+        "output_dim1": dims.prompt_dim,
+        "num_layers": layers or 2,
+        "num_heads": dims.t5_heads or max(1, dims.hidden_size // dims.t5_head_dim),
+        "norm_eps": LAYER_NORM_EPS,
+        "head_dim": dims.t5_head_dim,
+        "use_t5": layers > 0,
+        "use_scale": fusion == "scale",
+        "use_cnn": fusion == "conv",
+    }
 
 
 def _check_released_config(
