@@ -69,9 +69,7 @@ class Chat:
         name = f"turn-{turn:04d}.png"
         answered = Answered(turn, words_of(messages), made.answer, name, self.seed, round(time.monotonic() - began, 2))
         with raising(StoreError, f"can't write into '{self.out}'", (OSError,)):
-            publish(
-                self.out / name, png_bytes(made, prompt=answered.prompt, how={"seed": self.seed, **made_by, **settings})
-            )
+            publish(self.out / name, png_bytes(made, prompt=answered.prompt, how=how))
             with (self.out / DIALOGUE_FILE).open("a", encoding="utf-8") as log:
                 log.write(json.dumps({**asdict(answered), **made_by, "settings": settings}, ensure_ascii=False) + "\n")
         return answered

@@ -64,7 +64,7 @@ def import_model(path: Path, recipe: Recipe, *, name: str, tracking_uri: str) ->
 
 
 def export_model(folder: Path, target: Path, *, layout: str = "reference") -> Path:
-    """Write a model's AlignNet in a released layout. Raises ConfigError for an unknown one, or an ending not its own."""
+    """Write a model's AlignNet in a released layout. Raises ConfigError for an unknown one, or for another ending."""
     if layout not in SUFFIXES:
         raise ConfigError(f"layout '{layout}' is unknown; there are {', '.join(SUFFIXES)}")
     chosen = cast(Layout, layout)

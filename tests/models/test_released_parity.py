@@ -32,9 +32,8 @@ def stated(states_BCSH: Tensor, weights: dict[str, Tensor], *, heads: int, head_
         flat = states_BCSH.reshape(batch * layers, tokens, width)
         states_BCSH = t5(inputs_embeds=flat).last_hidden_state.reshape(states_BCSH.shape)
     if "cha_scale" in weights:
-        fused_BSH = (
-            sum(weights["cha_scale"][0, layer, 0, 0] * states_BCSH[:, layer] for layer in range(layers)) / layers
-        )
+        scaled = [weights["cha_scale"][0, layer, 0, 0] * states_BCSH[:, layer] for layer in range(layers)]
+        fused_BSH = torch.stack(scaled).sum(0) / layers
     elif "conv.weight" in weights:
         # Cross-correlation of the (S, H) plane, layer by layer, with two zeros around it.
         padded = nn.functional.pad(states_BCSH, (2, 2, 2, 2))
