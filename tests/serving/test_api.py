@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageChops
 from pydantic import ValidationError
 
-from x2i_platform.config import GenerateConfig
+from x2i_platform.config import AnswerConfig, GenerateConfig
 from x2i_platform.serving.api import GenerationRequest, Made, names_of, response_body, validation_body
 
 DEFAULTS = GenerateConfig(num_inference_steps=4, guidance=3.5, width=64, height=32)
@@ -44,6 +44,16 @@ def test_null_and_what_changes_nothing_are_as_if_left_out() -> None:
         GenerationRequest.model_validate({"prompt": None})
 
 
+def test_messages_are_the_prompt_and_settings_of_the_answer_go_over_the_models() -> None:
+    said = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    request = GenerationRequest.model_validate({"messages": said, "states": "both", "answer": {"top_p": 0.5}})
+    assert request.words == "c"
+    assert [message.role for message in request.content] == ["user", "assistant", "user"]  # type: ignore[union-attr]
+    defaults = DEFAULTS.model_copy(update={"answer": AnswerConfig(temperature=0.5)})
+    assert request.settings(defaults).answer == AnswerConfig(temperature=0.5, top_p=0.5)
+    assert GenerationRequest(prompt="a").settings(defaults).answer == AnswerConfig(temperature=0.5)
+
+
 def test_a_model_is_known_by_the_names_that_it_has() -> None:
     assert names_of(FACTS) == {"models:/mini@candidate", "models:/mini/3", "mini"}
     assert names_of({"model": "folder", "version": "folder"}) == {"folder"}
@@ -59,10 +69,32 @@ def refused(**fields: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fields", "param", "message"),
     [
-        ({}, "prompt", "prompt: Field required"),
-        ({"prompt": ""}, "prompt", "prompt: String should have at least 1 character"),
+        ({}, None, "the body: give either 'prompt' or 'messages'"),
+        ({"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, None, "the body: give either 'prompt' or"),
+        ({"prompt": ""}, "prompt", "prompt: must not be blank"),
+        ({"prompt": 5}, "prompt", "prompt: must be text or a list of parts"),
+        ({"prompt": []}, "prompt", "prompt: prompt is an empty list"),
+        (
+            {"prompt": [{"type": "image", "image": "/etc/hostname"}]},
+            "prompt",
+            "prompt: part 1: only data URLs are taken",
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a/b.png"}}]}
+                ]
+            },
+            "messages",
+            "messages: message 1, part 1: 'http://a/b.png' is a URL; nothing is fetched",
+        ),
+        (
+            {"prompt": "a", "answer": {"temperature": 3}},
+            "answer.temperature",
+            "answer.temperature: Input should be less",
+        ),
         ({"prompt": "\n "}, "prompt", "prompt: must not be blank"),
-        ({"prompt": "a" * 20_001}, "prompt", "prompt: String should have at most 20000 characters"),
+        ({"prompt": "a" * 20_001}, "prompt", "prompt: must have at most 20000 characters"),
         ({"prompt": "a", "n": 0}, "n", "n: Input should be greater than or equal to 1"),
         ({"prompt": "a", "n": 11}, "n", "n: Input should be less than or equal to 10"),
         ({"prompt": "a", "sede": 3}, "sede", "sede: unknown field; did you mean 'seed'?"),
@@ -75,7 +107,7 @@ def refused(**fields: Any) -> dict[str, Any]:
         ({"prompt": "a", "num_inference_steps": 201}, "num_inference_steps", "num_inference_steps: Input should be"),
     ],
 )
-def test_a_wrong_request_gets_an_openai_error(fields: dict[str, Any], param: str, message: str) -> None:
+def test_a_wrong_request_gets_an_openai_error(fields: dict[str, Any], param: str | None, message: str) -> None:
     error = refused(**fields)
     assert error["message"].startswith(message)
     assert (error["param"], error["type"], error["code"]) == (param, "invalid_request_error", None)

@@ -120,6 +120,15 @@ def words_of(messages: Sequence[Message]) -> str:
     return " ".join(words) or " ".join(f"[{part.kind}]" for part in parts if part.kind != "text")
 
 
+def is_unicode(text: str) -> bool:
+    """Whether text can be written as UTF-8: JSON may hold half a surrogate pair, which tokenizers refuse."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _message(message: Any, *, number: int, folder: Path | None) -> Message:
     place = f"message {number}"
     if not isinstance(message, Mapping) or message.get("role") not in ROLES:
@@ -178,6 +187,8 @@ def _value(value: Any, *, key: str, place: str) -> str:
         value = value.get("url")
     if not isinstance(value, str) or (key != "text" and not value):
         raise InputError(f"{place}: '{key}' is missing or not text")
+    if not is_unicode(value):
+        raise InputError(f"{place}: '{key}' is not valid Unicode")
     return value
 
 

@@ -12,12 +12,14 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from x2i_platform.config import GenerateConfig, States
+from x2i_platform.config import AnswerConfig, GenerateConfig, States
+from x2i_platform.errors import InputError
+from x2i_platform.generation.content import MAX_TEXT_CHARS, Message, is_unicode, parse_prompt, words_of
 from x2i_platform.generation.provenance import text_chunks
 
 MAX_SIDE = 2048
@@ -28,12 +30,14 @@ MAX_SEED = 2**63 - 1
 class GenerationRequest(BaseModel):
     """`POST /v1/images/generations`: OpenAI's fields, plus diffusion settings that its schema has no name for.
 
-    Of fields that can't be honoured, values that change nothing are accepted.
+    A prompt of more than text is a list of parts, or a dialogue under `messages`, as in OpenAI's chats. Of fields that
+    can't be honoured, values that change nothing are accepted.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: Annotated[str, Field(min_length=1, max_length=20_000)]
+    prompt: str | list[Any] | None = None
+    messages: list[Any] | None = None
     model: str | None = None
     n: Annotated[int, Field(ge=1, le=10)] = 1
     size: str = "auto"
@@ -48,6 +52,7 @@ class GenerationRequest(BaseModel):
     partial_images: Literal[0] = 0
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     states: States | None = None
+    answer: AnswerConfig | None = None
     num_inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
     guidance_scale: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None
 
@@ -57,12 +62,38 @@ class GenerationRequest(BaseModel):
         """Treat null as left out, as OpenAI's schema does; its clients send every field they know."""
         return {name: value for name, value in fields.items() if value is not None} if type(fields) is dict else fields
 
-    @field_validator("prompt")
+    @field_validator("prompt", "messages", mode="before")
     @classmethod
-    def _prompt_is_text(cls, prompt: str) -> str:
-        if not prompt.strip():
+    def _prompt_can_be_read(cls, prompt: Any) -> Any:
+        if isinstance(prompt, list):
+            parsed(prompt)
+        elif not isinstance(prompt, str):
+            raise ValueError("must be text or a list of parts")
+        elif not prompt.strip():
             raise ValueError("must not be blank")
+        elif not is_unicode(prompt):
+            raise ValueError("must be valid Unicode")
+        elif len(prompt) > MAX_TEXT_CHARS:
+            raise ValueError(f"must have at most {MAX_TEXT_CHARS} characters")
         return prompt
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either 'prompt' or 'messages'")
+        return self
+
+    @property
+    def content(self) -> str | tuple[Message, ...]:
+        """A caption, or the messages of a prompt that is more."""
+        prompt = self.messages if self.prompt is None else self.prompt
+        assert prompt is not None
+        return prompt if isinstance(prompt, str) else parsed(prompt)
+
+    @property
+    def words(self) -> str:
+        """What the image says that it was made from."""
+        return self.content if isinstance(self.content, str) else words_of(self.content)
 
     @field_validator("size")
     @classmethod
@@ -79,11 +110,20 @@ class GenerationRequest(BaseModel):
         width, height = (defaults.width, defaults.height) if self.size == "auto" else map(int, self.size.split("x"))
         return GenerateConfig(
             states=self.states or defaults.states,
+            answer=defaults.answer.model_copy(update=self.answer.model_dump(exclude_unset=True) if self.answer else {}),
             num_inference_steps=self.num_inference_steps or defaults.num_inference_steps,
             guidance=defaults.guidance if self.guidance_scale is None else self.guidance_scale,
             width=width,
             height=height,
         )
+
+
+def parsed(prompt: list[Any]) -> tuple[Message, ...]:
+    """The messages of a list of parts or messages. Raises ValueError, which becomes the client's mistake."""
+    try:
+        return parse_prompt(prompt, folder=None)
+    except InputError as error:
+        raise ValueError(str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,9 @@ from starlette.exceptions import HTTPException
 
 from x2i_platform.errors import ConfigError, InputError
 from x2i_platform.generation.generator import Generator, ImageRequest
+from x2i_platform.generation.loading import load_prompt
 from x2i_platform.models.devices import choose_device
+from x2i_platform.models.prompts import Prompt
 from x2i_platform.registry import tracking
 from x2i_platform.serving.api import (
     MAX_SEED,
@@ -81,21 +83,27 @@ class ImageModel:
         first = secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed
         seeds = [(first + i) % (MAX_SEED + 1) for i in range(request.n)]
         settings = request.settings(self.generator.recipe.generate)
-        wanted = [ImageRequest(request.prompt, seed, settings) for seed in seeds]
         try:
+            prompt = await run_in_threadpool(self._prompt, request)
+            wanted = [ImageRequest(prompt, seed, settings) for seed in seeds]
             images = await run_in_threadpool(self.generator.generate, wanted)
         except InputError as error:
             return error_body(str(error), param="prompt")
         except ConfigError as error:
             return error_body(str(error), param="size")
         made = [
-            Made(one.image, request.prompt, seed, settings, answer=one.answer)
+            Made(one.image, request.words, seed, settings, answer=one.answer)
             for one, seed in zip(images, seeds, strict=True)
         ]
         body: dict[str, Any] = await run_in_threadpool(
             response_body, made, facts=self.facts, output_format=request.output_format
         )
         return body
+
+    def _prompt(self, request: GenerationRequest) -> str | Prompt:
+        """The prompt with its media decoded. Raises InputError for what can't be used."""
+        content = request.content
+        return content if isinstance(content, str) else load_prompt(content, media=self.generator.recipe.media)
 
 
 class NoReplica(Exception):  # noqa: N818
