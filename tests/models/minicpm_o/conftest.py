@@ -1,17 +1,37 @@
-"""A small MiniCPM-o 2.6 with random weights, in a folder with the released files' names, keys and code references."""
+"""A small MiniCPM-o 2.6, built once and loaded as a user's folder would be."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import save_file
-from tests.random_models import CAPTIONS
+import transformers
 
-from x2i_platform.mini.random.weights import fill
-from x2i_platform.models.minicpm_o.configuration import MiniCPMOConfig
-from x2i_platform.models.minicpm_o.modeling import MiniCPMOForConditionalGeneration
+from tests.random_minicpm_o import write
 from x2i_platform.models.minicpm_o.registration import register
+from x2i_platform.torchvision_schemas import define_missing_schemas
+
+
+@pytest.fixture(scope="session")
+def minicpm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    define_missing_schemas()
+    register()
+    folder = tmp_path_factory.mktemp("minicpm-o")
+    write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def body(minicpm_folder: Path) -> Any:
+    return transformers.AutoModel.from_pretrained(minicpm_folder).eval()
+
+
+@pytest.fixture(scope="session")
+def whole(minicpm_folder: Path) -> Any:
+    return transformers.AutoModelForMultimodalLM.from_pretrained(minicpm_folder).eval()
+
+
+@pytest.fixture(scope="session")
+def processor(minicpm_folder: Path) -> Any:
+    return transformers.AutoProcessor.from_pretrained(minicpm_folder)

@@ -70,7 +70,7 @@ class MiniCPMOProcessor(ProcessorMixin):
     def apply_chat_template(
         self, conversation: list[Any], chat_template: str | None = None, **options: Any
     ) -> BatchFeature | str | Tensor:
-        """Do what transformers' own does, with templates too that take strings alone. The default is the tokenizer's."""
+        """Do what transformers' own does, also with templates that take strings alone; the tokenizer's by default."""
         template = chat_template or self.chat_template or self.tokenizer.get_chat_template()
         marks = {"image": self.image_token, "video": self.video_token, "audio": self.audio_token}
         prelude = f"{{%- set marks = {marks} %}}{PARTS_AS_TEXT}"

@@ -14,8 +14,8 @@ from transformers import SiglipVisionModel
 def table_rows(count: int, *, side: int) -> Tensor:
     """Return the row of a position table of `side` rows for each of `count` patches, `(count,)`.
 
-    Patch i lies at the fraction i / count. The float32 arithmetic is the released one, on the CPU: with 25, 49, 50, 55
-    or 58 patches on 70 rows, exact fractions, or transformers' `get_vision_nearest_position_ids`, give other rows.
+    Patch i lies at the fraction i / count. This is the released float32 arithmetic, on the CPU. With 25, 49, 50, 55 or
+    58 patches on 70 rows, exact fractions and transformers' `get_vision_nearest_position_ids` give other rows.
     """
     step = float(1 / torch.tensor(count, dtype=torch.float32))
     fractions = torch.arange(0, 1 - 1e-6, step)
