@@ -59,6 +59,8 @@ def test_frames_are_projected_before_they_are_averaged() -> None:
     projection = AudioProjection(6, 8)
     fill(projection, seed=0)
     states = torch.randn(1, 7, 6, generator=torch.Generator().manual_seed(0))
-    frames = F.linear(F.linear(states, projection.linear1.weight, projection.linear1.bias).relu(), projection.linear2.weight)
+    frames = F.linear(
+        F.linear(states, projection.linear1.weight, projection.linear1.bias).relu(), projection.linear2.weight
+    )
     pairs = (frames[0, 0:6:2] + frames[0, 1:6:2]) / 2 + projection.linear2.bias
     torch.testing.assert_close(projection(states, pool=2)[0], pairs)

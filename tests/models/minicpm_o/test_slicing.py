@@ -14,7 +14,7 @@ RELEASED = Slicing(max_slices=9, resolution=448, patch=14)
     [
         ((448, 448), None),  # one square
         ((100, 30), None),
-        # 450 * 448 / 448**2 = 1.004, so 2 squares at most; 1 isn't a grid, 2 and 3 are tried: 1x2 or 2x1 and 1x3 or 3x1.
+        # 450 * 448 / 448**2 = 1.004, so 2 squares; 1 isn't a grid, so 2 and 3 are tried: 1x2, 2x1, 1x3 and 3x1.
         # log(450 / 448) = 0.004 is nearest to log(1 / 2) = -0.693 and log(2) = 0.693; by 0.009 to the latter.
         ((450, 448), (2, 1)),
         # 800 * 600 / 448**2 = 2.39, so 3: grids of 2, 3 and 4. log(4 / 3) = 0.288 is nearest to log(2 / 2) = 0.

@@ -15,12 +15,14 @@ def test_patches_lie_at_their_fraction_of_the_table(count: int) -> None:
 
 
 def test_float32_decides_at_the_borders_of_rows() -> None:
-    """What the released lines gave, by torch's own `arange` with and without AVX: a patch on a border may lie before it.
+    """What the released lines gave, with torch's `arange` with and without AVX: a patch on a border may lie before it.
 
     For each number of patches: the patches whose row is one less than that of exact fractions.
     """
     before = {
-        count: [place for place, row in enumerate(table_rows(count, side=70).tolist()) if row == place * 70 // count - 1]
+        count: [
+            place for place, row in enumerate(table_rows(count, side=70).tolist()) if row == place * 70 // count - 1
+        ]
         for count in range(1, 71)
     }
     assert {count: places for count, places in before.items() if places} == {
@@ -54,9 +56,7 @@ def test_padding_with_a_mask_as_released_gives_the_same(body: Any) -> None:
     valid = torch.arange(padded.shape[1]) < torch.tensor([[height * width] for height, width in grids])
     mask = torch.zeros(valid.shape).masked_fill(~valid, torch.finfo(torch.float32).min)[:, None, None]
     together = tower.post_layernorm(
-        tower.encoder(
-            inputs_embeds=padded, attention_mask=mask.expand(-1, 1, padded.shape[1], -1)
-        ).last_hidden_state
+        tower.encoder(inputs_embeds=padded, attention_mask=mask.expand(-1, 1, padded.shape[1], -1)).last_hidden_state
     )
     for picture, (height, width), expected in zip(pictures, grids, together, strict=True):
         alone = tower(patches(picture[0], height=height, width=width)[None])[0]
