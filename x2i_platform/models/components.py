@@ -51,12 +51,13 @@ def load_frozen(kind: Any, folder: Path, *, dtype: Dtype, device: str) -> Any:
 
 
 def load_head(kind: Any, folder: Path, *, below: Any) -> Any:
-    """Build a model of class `kind` from a loaded model `below` its head. Only the head's weights are read.
+    """Build a model with a head on a loaded model `below` it. Only the head's weights are read.
 
-    Raises WeightsError if the folder lacks them.
+    `kind` is one of transformers' Auto classes, or a class of a model. Raises WeightsError if the folder lacks weights.
     """
+    build = getattr(kind, "from_config", None) or kind
     with torch.device("meta"):
-        whole = kind(below.config)
+        whole = build(below.config)
     # Share the loaded body: there is one copy of its weights.
     setattr(whole, whole.base_model_prefix, below)
     whole.tie_weights()  # a head that shares the embedding's weights has none to read

@@ -6,3 +6,9 @@ openbmb/MiniCPM-o-2_6 (Apache-2.0). What differs from them is listed in docs/min
 
 Invariant: modules have the names of the released weights, so that no name is mapped.
 """
+
+from __future__ import annotations
+
+from x2i_platform.torchvision_schemas import define_missing_schemas
+
+define_missing_schemas()  # before a class is imported from transformers
