@@ -157,6 +157,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "x2i_platform/mini/random/builders.py": "mini/test_checkpoints.py",
     "x2i_platform/mini/random/flux.py": "mini/test_checkpoints.py",
     "x2i_platform/mini/random/internvl.py": "mini/test_checkpoints.py",
+    "x2i_platform/mini/random/minicpm_o.py": "mini/test_checkpoints.py",
     "x2i_platform/mini/random/minicpm_v.py": "mini/test_checkpoints.py",
     "x2i_platform/mini/random/qwen.py": "mini/test_checkpoints.py",
     "x2i_platform/mini/random/qwen3_vl.py": "mini/test_checkpoints.py",

@@ -158,6 +158,17 @@ def test_a_text_only_causal_lm_works(llama_folder: Path) -> None:
         torch.testing.assert_close(states_CSH, expected_CSH, rtol=1e-4, atol=1e-5)
 
 
+def test_a_text_only_causal_lm_answers(llama_folder: Path) -> None:
+    llama = MLLM.load(MLLMConfig(model=str(llama_folder), dtype="float32", answer_tokens=5))
+    whole = transformers.LlamaForCausalLM.from_pretrained(llama_folder).eval()
+    ids = llama.tokenize(THREE_CAPTIONS[:1])[0][None]
+    said = whole.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False)[
+        0, ids.shape[1] :
+    ]
+    (answer,) = llama.answers(THREE_CAPTIONS[:1])
+    assert answer.text == llama.tokenizer.decode(said, skip_special_tokens=True).strip()
+
+
 def test_loads_in_the_recipes_dtype(mllm_config: MLLMConfig) -> None:
     half = MLLM.load(mllm_config.model_copy(update={"dtype": "bfloat16"}))
     assert half.encode(THREE_CAPTIONS[:1])[0].dtype == torch.bfloat16

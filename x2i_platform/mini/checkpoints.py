@@ -27,6 +27,7 @@ RANDOM = (
     "random-qwen3-vl",
     "random-internvl",
     "random-minicpm-v",
+    "random-minicpm-o",
 )
 """`mini.random.builders` builds them."""
 RANDOM_CAPTIONS = Path(__file__).parent / "random" / "captions.txt"

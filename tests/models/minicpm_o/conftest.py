@@ -1,4 +1,4 @@
-"""A small MiniCPM-o 2.6, built once and loaded as a user's folder would be."""
+"""The small MiniCPM-o 2.6, loaded as a user's folder would be."""
 
 from __future__ import annotations
 
@@ -8,18 +8,14 @@ from typing import Any
 import pytest
 import transformers
 
-from tests.random_minicpm_o import write
 from x2i_platform.models.minicpm_o.registration import register
-from x2i_platform.torchvision_schemas import define_missing_schemas
+from x2i_platform.models.weights import locate
 
 
 @pytest.fixture(scope="session")
-def minicpm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    define_missing_schemas()
+def minicpm_folder() -> Path:
     register()
-    folder = tmp_path_factory.mktemp("minicpm-o")
-    write(folder)
-    return folder
+    return locate("mini:random-minicpm-o")
 
 
 @pytest.fixture(scope="session")

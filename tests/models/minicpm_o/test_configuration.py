@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoConfig, SiglipVisionConfig, WhisperConfig
 
-from tests.random_minicpm_o import released_config
+from tests.models.minicpm_o.released import released_config
 from x2i_platform.models.minicpm_o.configuration import MiniCPMOConfig
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tests.random_minicpm_o import LAYERS, WIDTH
+from x2i_platform.mini.random.minicpm_o import LAYERS, WIDTH
 
 Parts = list[dict[str, Any]]
 

@@ -12,7 +12,7 @@ import transformers
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.random_minicpm_o import QUERIES, SYSTEM
+from x2i_platform.mini.random.minicpm_o import QUERIES, SYSTEM
 from x2i_platform.models.minicpm_o.processing import MiniCPMOProcessor
 
 PICTURE = {"type": "image", "image": Image.new("RGB", (50, 50), "red")}

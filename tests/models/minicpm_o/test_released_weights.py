@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.random_minicpm_o import released_config
+from tests.models.minicpm_o.released import released_config
 from x2i_platform.models.minicpm_o.configuration import MiniCPMOConfig
 from x2i_platform.models.minicpm_o.modeling import MiniCPMOForConditionalGeneration, MiniCPMOModel
 
