@@ -130,6 +130,15 @@ MLLMS: Mapping[str, MLLMEntry] = {
             lm_head_parameters=135_899_904,
         ),
         MLLMEntry(
+            model="openbmb/MiniCPM-o-2_6",
+            family="minicpmo",
+            dims=MLLMDims(28, 3584, 28, 4, 128, 18944),
+            parameters=8_423_157_488,  # without those that speak
+            lm_head_parameters=543_692_800,
+            fusion="conv",
+            licence="MiniCPM Model License (commercial use after registration)",
+        ),
+        MLLMEntry(
             model="HuggingFaceTB/SmolLM2-135M-Instruct",
             family="llama",
             dims=MLLMDims(30, 576, 9, 3, 64, 1536),
@@ -182,6 +191,14 @@ MLLMS: Mapping[str, MLLMEntry] = {
             dims=MLLMDims(4, 64, 4, 2, 16, 128),
             parameters=356_432,
             lm_head_parameters=33_152,
+            licence="apache-2.0",
+        ),
+        MLLMEntry(
+            model="mini:random-minicpm-o",
+            family="minicpmo",
+            dims=MLLMDims(3, 256, 4, 2, 64, 512),
+            parameters=2_771_840,
+            lm_head_parameters=135_168,
             licence="apache-2.0",
         ),
     )

@@ -14,7 +14,7 @@ class Family:
     """How the inputs of one family of MLLMs differ."""
 
     whole: str
-    """Name of the transformers class that includes the LM head."""
+    """Name of the transformers class that includes the LM head, or of the Auto class that finds it."""
     body: str = "AutoModel"
     """Name of the class below the LM head. AutoModel finds it, unless the published config nests it."""
     takes: tuple[MediaKind, ...] = ()
@@ -43,6 +43,10 @@ FAMILIES: Mapping[str, Family] = {
     "internvl": Family(whole="InternVLForConditionalGeneration", takes=_SIGHT),
     # It packs the patches of all images side by side.
     "minicpmv4_6": Family(whole="MiniCPMV4_6ForConditionalGeneration", takes=_SIGHT, joined_on=-1),
+    # Its classes are in `models.minicpm_o`; `tts.` speaks the answer.
+    "minicpmo": Family(
+        whole="AutoModelForMultimodalLM", takes=("image", "video", "audio"), token_types=True, unused=("tts.",)
+    ),
 }
 """Families that take more than text, by the `model_type` of their config.json."""
 OTHER_LAYOUTS: Mapping[str, str] = {

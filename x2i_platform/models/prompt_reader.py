@@ -16,6 +16,7 @@ from x2i_platform.errors import InputError, WeightsError, shown
 from x2i_platform.models.components import load_part
 from x2i_platform.models.entries import read_config
 from x2i_platform.models.families import FAMILIES, OTHER_LAYOUTS, TEXT_ONLY, Family
+from x2i_platform.models.minicpm_o.registration import register
 from x2i_platform.models.prompts import Inputs, Medium, Prompt, kind_of, media_inputs, text_inputs, weigh
 from x2i_platform.models.weights import locate
 
@@ -105,6 +106,7 @@ class PromptReader:
 
 def family_of(config: dict[str, Any], *, model: str) -> Family:
     """Return the family of a config.json. Raises WeightsError for one that isn't supported."""
+    register()  # before the first Auto class reads a folder: MiniCPM-o 2.6 isn't one of transformers' own
     name = str(config.get("model_type"))
     if name in FAMILIES:
         return FAMILIES[name]
