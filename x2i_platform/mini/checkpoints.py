@@ -27,6 +27,7 @@ RANDOM = (
     "random-qwen3-vl",
     "random-internvl",
     "random-minicpm-v",
+    "random-sd3",
 )
 """`mini.random.builders` builds them."""
 RANDOM_CAPTIONS = Path(__file__).parent / "random" / "captions.txt"

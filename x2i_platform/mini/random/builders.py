@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from x2i_platform.mini.random import flux, internvl, minicpm_v, qwen, qwen3_vl, qwen_omni
+from x2i_platform.mini.random import flux, internvl, minicpm_v, qwen, qwen3_vl, qwen_omni, sd3
 
 
 class Builder(Protocol):
@@ -22,4 +22,5 @@ BUILDERS: Mapping[str, Builder] = {
     "random-qwen3-vl": qwen3_vl.write,
     "random-internvl": internvl.write,
     "random-minicpm-v": minicpm_v.write,
+    "random-sd3": sd3.write,
 }
