@@ -26,8 +26,7 @@ class TextEncoders:
     def __init__(self, pipeline: Any, *, architecture: Architecture, config: TeacherConfig) -> None:
         pipeline.tokenizer_max_length = config.clip_tokens
         self._pipeline = pipeline
-        self._architecture = architecture
-        self._config = config
+        self.architecture = architecture
         self.t5_tokens = architecture.t5_tokens(config)
         """How many tokens T5 reads."""
 
@@ -52,7 +51,7 @@ class TextEncoders:
 
     def num_tokens(self, caption: str) -> int:
         """Count a caption's T5 tokens, with the end token. `encode` cuts those above `t5_tokens`."""
-        tokenizer = self._tokenizer(self._architecture.t5)
+        tokenizer = self._tokenizer(self.architecture.t5)
         return len(tokenizer(as_text(caption, tokenizer=tokenizer)).input_ids)
 
     @torch.no_grad()
@@ -62,9 +61,9 @@ class TextEncoders:
         """
         *clip, t5 = (
             [as_text(caption, tokenizer=self._tokenizer(name)) for caption in captions]
-            for name in (*self._architecture.clips, self._architecture.t5)
+            for name in (*self.architecture.clips, self.architecture.t5)
         )
-        return self._architecture.encode(self._pipeline, clip=clip, t5=t5, config=self._config)
+        return self.architecture.encode(self._pipeline, clip=clip, t5=t5, t5_tokens=self.t5_tokens)
 
     def _tokenizer(self, encoder: str) -> Any:
         return getattr(self._pipeline, tokenizer_of(encoder))

@@ -19,13 +19,14 @@ __all__ = ["Architecture"]
 ARCHITECTURES: Mapping[str, Architecture] = {each.transformer: each for each in (Flux(), SD3())}
 
 
-def architecture_named(transformer: str, *, where: object) -> Architecture:
+def architecture_named(transformer: str | None, *, where: object) -> Architecture:
     """Return the kind of DiT with a transformer of this class. `where` is named in the error.
 
     Raises WeightsError for any other class.
     """
     if transformer not in ARCHITECTURES:
-        raise WeightsError(f"{where} holds a {transformer}; a teacher's DiT is one of {', '.join(ARCHITECTURES)}")
+        found = transformer or "model of no class"
+        raise WeightsError(f"{where} holds a {found}; a teacher's DiT is one of {', '.join(ARCHITECTURES)}")
     return ARCHITECTURES[transformer]
 
 

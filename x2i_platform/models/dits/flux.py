@@ -9,7 +9,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from x2i_platform.config import TeacherConfig
 from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.models.dims import DiTDims
 from x2i_platform.models.dits.interface import Architecture
@@ -67,8 +66,6 @@ class Flux(Architecture):
             return_dict=False,
         )[0]
 
-    def encode(self, pipeline: Any, *, clip: Sequence[list[str]], t5: list[str], config: TeacherConfig) -> Conditioning:
-        prompt_embeds, pooled, _ = pipeline.encode_prompt(
-            prompt=clip[0], prompt_2=t5, max_sequence_length=self.t5_tokens(config)
-        )
+    def encode(self, pipeline: Any, *, clip: Sequence[list[str]], t5: list[str], t5_tokens: int) -> Conditioning:
+        prompt_embeds, pooled, _ = pipeline.encode_prompt(prompt=clip[0], prompt_2=t5, max_sequence_length=t5_tokens)
         return Conditioning(prompt_embeds_BTE=prompt_embeds, pooled_BP=pooled)

@@ -66,5 +66,5 @@ class Architecture(ABC):
         """
 
     @abstractmethod
-    def encode(self, pipeline: Any, *, clip: Sequence[list[str]], t5: list[str], config: TeacherConfig) -> Conditioning:
+    def encode(self, pipeline: Any, *, clip: Sequence[list[str]], t5: list[str], t5_tokens: int) -> Conditioning:
         """Encode prompts, one list for each CLIP and one for T5, by the pipeline's own `encode_prompt`."""

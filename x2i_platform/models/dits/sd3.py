@@ -82,12 +82,12 @@ class SD3(Architecture):
         )[0]
         return pack(velocity_BcHW)
 
-    def encode(self, pipeline: Any, *, clip: Sequence[list[str]], t5: list[str], config: TeacherConfig) -> Conditioning:
+    def encode(self, pipeline: Any, *, clip: Sequence[list[str]], t5: list[str], t5_tokens: int) -> Conditioning:
         prompt_embeds, _, pooled, _ = pipeline.encode_prompt(
             prompt=clip[0],
             prompt_2=clip[1],
             prompt_3=t5,
             do_classifier_free_guidance=False,
-            max_sequence_length=self.t5_tokens(config),
+            max_sequence_length=t5_tokens,
         )
         return Conditioning(prompt_embeds_BTE=prompt_embeds, pooled_BP=pooled)
