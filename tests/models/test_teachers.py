@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -25,14 +27,14 @@ from x2i_platform.recipes import load
 
 LARGE, MEDIUM = (f"stabilityai/stable-diffusion-3.5-{size}" for size in ("large", "medium"))
 SCHNELL, SHUTTLE = "black-forest-labs/FLUX.1-schnell", "shuttleai/shuttle-3-diffusion"
-PUBLISHED = {
+PUBLISHED: Mapping[str, Any] = {
     "attention_head_dim": 64,
     "joint_attention_dim": 4096,
     "pooled_projection_dim": 2048,
     "qk_norm": "rms_norm",
 }
 """What the config.json files of both sizes have in common; the rest is below."""
-SIZES = {
+SIZES: Mapping[str, Mapping[str, Any]] = {
     LARGE: {"num_layers": 38, "num_attention_heads": 38, "caption_projection_dim": 2432, "pos_embed_max_size": 192},
     MEDIUM: {
         **{"num_layers": 24, "num_attention_heads": 24, "caption_projection_dim": 1536, "pos_embed_max_size": 384},

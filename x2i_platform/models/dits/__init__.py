@@ -22,12 +22,13 @@ ARCHITECTURES: Mapping[str, Architecture] = {each.transformer: each for each in 
 def architecture_named(transformer: str | None, *, where: object) -> Architecture:
     """Return the kind of DiT with a transformer of this class. `where` is named in the error.
 
-    Raises WeightsError for any other class.
+    Raises WeightsError for any other class, and for None.
     """
-    if transformer not in ARCHITECTURES:
+    kind = ARCHITECTURES.get(transformer or "")
+    if kind is None:
         found = transformer or "model of no class"
         raise WeightsError(f"{where} holds a {found}; a teacher's DiT is one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[transformer]
+    return kind
 
 
 def architecture_of(dit: Any) -> Architecture:
