@@ -91,8 +91,9 @@ def test_every_teacher_is_of_a_known_kind() -> None:
     assert {entry.transformer for entry in TEACHERS.values()} == set(ARCHITECTURES)
 
 
-def test_shuttle_is_of_schnells_sizes() -> None:
-    assert replace(TEACHERS[SHUTTLE], model=SCHNELL) == TEACHERS[SCHNELL]
+@pytest.mark.parametrize(("fine_tune", "base"), [(SHUTTLE, SCHNELL), (f"{LARGE}-turbo", LARGE)])
+def test_a_fine_tune_has_the_sizes_of_its_base(fine_tune: str, base: str) -> None:
+    assert replace(TEACHERS[fine_tune], model=base) == TEACHERS[base]
 
 
 def test_a_folder_with_an_unknown_dit_is_refused_by_a_plan(tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ TEACHERS: Mapping[str, TeacherEntry] = {
         # A fine-tune of schnell, with which the reference draws too.
         replace(_SCHNELL, model="shuttleai/shuttle-3-diffusion"),
         _SD35_LARGE,
+        # Distilled to 4 steps, without guidance.
+        replace(_SD35_LARGE, model="stabilityai/stable-diffusion-3.5-large-turbo"),
         replace(
             _SD35_LARGE,
             model="stabilityai/stable-diffusion-3.5-medium",

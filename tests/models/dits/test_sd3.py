@@ -238,6 +238,11 @@ def test_guidance_changes_images_and_half_guidance_is_none(images: ImagePipeline
     assert np.abs(plain - guided).mean() > 5
 
 
+def test_guidance_of_a_pipeline_without_a_folder_is_refused(images: ImagePipeline, encoded: Conditioning) -> None:
+    with pytest.raises(ConfigError, match=r"needs the pipeline's text encoders; use generate\.guidance=1"):
+        draw(ImagePipeline(images._pipeline), encoded, rows=[0], settings=GUIDED)
+
+
 @pytest.mark.parametrize("settings", [SETTINGS, GUIDED], ids=["plain", "guided"])
 def test_seeds_decide_and_the_batch_does_not(
     images: ImagePipeline, encoded: Conditioning, settings: GenerateConfig
