@@ -145,5 +145,5 @@ def test_an_answer_must_fit_the_positions_of_t5_alone(tmp_path: Path) -> None:
     text = build_stage(TEXT, recipe=answering, store_url=new_store(tmp_path / "store", ["a"]).files.url)
     fits, long = ({"sample_id": "a", "caption": "a", "answer": "circle " * count} for count in (5, 60))
     assert len(text.compute([fits])) == 1
-    with pytest.raises(UnfitAnswer, match=r"T5 tokens, 51 of teacher\.text_tokens = 128 fit: '"):
+    with pytest.raises(UnfitAnswer, match=r"T5 tokens, teacher\.text_tokens - teacher\.clip_tokens = 51 fit: '"):
         text.compute([fits, long])

@@ -1,8 +1,8 @@
 """Sizes and facts of models, without loading their weights: for `plan` and for the list of `models`.
 
 They come from a local folder (its config.json files and the headers of its safetensors), else from the tables here and
-in `teachers`, else from the local Hugging Face cache. Nothing is downloaded, and torch is not imported. The parameters in the tables
-were counted by building each architecture from its published config on torch's meta device.
+in `teachers`, else from the local Hugging Face cache. Nothing is downloaded, and torch is not imported. The parameters
+in the tables were counted by building each architecture from its published config on torch's meta device.
 """
 
 from __future__ import annotations

@@ -33,6 +33,8 @@ class Architecture(ABC):
     """Folders of its CLIP encoders."""
     t5: ClassVar[str]
     """Folder of its T5 encoder. The tokenizer of a `text_encoder_2` is `tokenizer_2`."""
+    t5_setting: ClassVar[str] = "teacher.text_tokens"
+    """What decides how many tokens T5 reads."""
     classifier_free: ClassVar[bool]
     """Whether guidance above 1 compares with the empty prompt, in a second forward. If not, guidance is an input."""
 

@@ -36,6 +36,7 @@ class SD3(Architecture):
     clip = "CLIPTextModelWithProjection"
     clips = ("text_encoder", "text_encoder_2")
     t5 = "text_encoder_3"
+    t5_setting = "teacher.text_tokens - teacher.clip_tokens"
     classifier_free = True
     tables = ("pos_embed.pos_embed",)
 
