@@ -53,7 +53,8 @@ def test_every_shipped_recipe_is_valid_and_survives_a_round_trip(name: str) -> N
 
 def test_the_promised_recipes_ship_and_schnell_reads_256_tokens() -> None:
     real = ["flux-dev_qwen2.5-vl-3b", "flux-dev_qwen2.5-vl-7b", "flux-schnell_qwen2.5-vl-7b"]
-    assert shipped_names(RECIPES) == [*real, "mini", "mini-full", "mini-reference"]
+    others = ["sd3.5-medium_qwen2.5-vl-7b", "shuttle-3_qwen2.5-vl-7b"]
+    assert shipped_names(RECIPES) == [*real, "mini", "mini-full", "mini-reference", *others]
     dev, schnell = (load(name, shipped=RECIPES) for name in ("flux-dev_qwen2.5-vl-7b", "flux-schnell_qwen2.5-vl-7b"))
     assert (dev.teacher.text_tokens, schnell.teacher.text_tokens, schnell.mllm.max_tokens) == (512, 256, 256)
     assert schnell.run == dev.run

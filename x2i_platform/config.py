@@ -37,15 +37,17 @@ class TeacherConfig(Frozen):
     """The text-to-image pipeline that is the teacher, and its canvas."""
 
     model: str
-    """A diffusers FLUX pipeline: local folder, Hugging Face hub id, or `mini:flux`."""
+    """A pipeline of diffusers, FLUX.1 or Stable Diffusion 3.5: local folder, Hugging Face hub id, or `mini:flux`."""
     revision: str | None = None
     dtype: Dtype = "bfloat16"
     text_tokens: Count = 512
-    """Number of T5 positions, padded without an attention mask, as FLUX was trained."""
+    """Number of text tokens that the DiT reads, padded without an attention mask, as it was trained. FLUX.1 reads T5's
+    alone; Stable Diffusion 3.5 reads CLIP's `clip_tokens` first, so 333 of them are 77 and T5's 256."""
     clip_tokens: Count = 77
     resolution: Annotated[int, Field(ge=16, multiple_of=16)] = 1024
     """Side of the square noise canvas in pixels; 1024 gives 64 x 64 = 4096 image tokens."""
     guidance: float = 3.5
+    """An input of FLUX.1-dev. Other DiTs don't see it: their targets have no guidance."""
     sigma: Sigma | Annotated[tuple[Sigma, ...], Field(min_length=1)] = 1.0
     """Noise level of the targets; 1.0 is pure noise (t = 1000). If there are several, each caption's id chooses one, so
     that AlignNet learns the effect of its pooled vector at other times too."""
@@ -189,6 +191,8 @@ class GenerateConfig(Frozen):
     answer: AnswerConfig = AnswerConfig()
     num_inference_steps: Count = 28
     guidance: float = 3.5
+    """FLUX.1-dev takes it as an input. In Stable Diffusion 3.5 above 1 it is classifier-free guidance: a second forward
+    a step, under the empty prompt. Others don't use it."""
     width: Annotated[int, Field(ge=16, multiple_of=16)] = 1024
     height: Annotated[int, Field(ge=16, multiple_of=16)] = 1024
 

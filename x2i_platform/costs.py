@@ -10,6 +10,7 @@ from x2i_platform.config import Recipe
 from x2i_platform.features.schema import MLLM, TARGETS, TEXT
 from x2i_platform.models import flops
 from x2i_platform.models.catalog import mllm_entry, teacher_entry
+from x2i_platform.models.dits import ARCHITECTURES
 from x2i_platform.models.entries import MLLMEntry, TeacherEntry
 from x2i_platform.models.taps import Tap, select_taps
 
@@ -66,13 +67,14 @@ class Costs:
     def teacher_flops(self) -> int:
         """FLOPs of `precompute` for one caption: T5, the DiT's forward, and the MLLM."""
         text_tokens = self.recipe.teacher.text_tokens
+        t5_tokens = ARCHITECTURES[self.teacher.transformer].t5_tokens(self.recipe.teacher)
         forward = flops.dit_forward(self.teacher.dit, image_tokens=self._image_tokens, text_tokens=text_tokens)
         prefill = flops.mllm_prefill(self.mllm.dims, tokens=self._prompt_tokens)
         answer = flops.mllm_answer(
             self.mllm.dims, prompt_tokens=self._prompt_tokens, answer_tokens=self.recipe.mllm.answer_tokens
         )
         return (
-            flops.t5_forward(self.teacher.t5, tokens=text_tokens)
+            flops.t5_forward(self.teacher.t5, tokens=t5_tokens)
             # If the canvas is the teacher's estimate, that takes a forward of its own.
             + (2 if self.recipe.teacher.canvas == "estimate" else 1) * forward
             + math.ceil((1 - self._answering) * prefill + self._answering * answer)

@@ -26,7 +26,7 @@ from x2i_platform.models.mllm import MLLM
 from x2i_platform.models.prompts import Medium, Prompt, Turn, Weighted, kind_of, media_inputs
 from x2i_platform.models.weights import locate
 
-MODELS = tuple(f"mini:{name}" for name in RANDOM if name != "random-flux")
+MODELS = tuple(f"mini:{name}" for name in RANDOM if name not in ("random-flux", "random-sd3"))
 
 
 def picture(colour: str, *, size: tuple[int, int] = (64, 64)) -> Image.Image:

@@ -86,6 +86,53 @@ def test_the_miniature_dit_against_torchs_counter(teacher: Teacher) -> None:
     assert dit_backward_to_activations(dims, **tokens) == backward
 
 
+def call_sd3(dit: Any, *, side: int, text_tokens: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    leaves = [
+        torch.randn(1, text_tokens, dit.config.joint_attention_dim, device=dit.device, requires_grad=True),
+        torch.randn(1, dit.config.pooled_projection_dim, device=dit.device, requires_grad=True),
+    ]
+    velocity = dit(
+        hidden_states=torch.randn(1, dit.config.in_channels, side, side, device=dit.device),
+        encoder_hidden_states=leaves[0],
+        pooled_projections=leaves[1],
+        timestep=torch.ones(1, device=dit.device),
+        return_dict=False,
+    )[0]
+    return velocity, leaves
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("mini:random-sd3", 8),
+        pytest.param("stabilityai/stable-diffusion-3.5-large", 128, marks=pytest.mark.slow),
+        pytest.param("stabilityai/stable-diffusion-3.5-medium", 128, marks=pytest.mark.slow),
+    ],
+)
+def test_sd3_against_torchs_counter(name: str, side: int) -> None:
+    """On the meta device, whole blocks: second attentions, and a last block whose text ends in it."""
+    dims = dit_dims(name)
+    heads = dims.inner_dim // 64 or 1
+    sizes = {"num_attention_heads": heads, "attention_head_dim": dims.inner_dim // heads}
+    with torch.device("meta"):
+        dit = diffusers.SD3Transformer2DModel(
+            **sizes,
+            num_layers=dims.num_double,
+            joint_attention_dim=dims.joint_dim,
+            caption_projection_dim=dims.inner_dim,
+            pooled_projection_dim=dims.pooled_dim,
+            dual_attention_layers=dims.dual_blocks,
+            qk_norm="rms_norm",
+        ).requires_grad_(False)
+    passed: list[tuple[torch.Tensor, list[torch.Tensor]]] = []
+    tokens = {"image_tokens": (side // 2) ** 2, "text_tokens": 77 + 32}
+    forward = counted(lambda: passed.append(call_sd3(dit, side=side, text_tokens=tokens["text_tokens"])))
+    velocity, leaves = passed.pop()
+    backward = counted(lambda: torch.autograd.grad(velocity.sum(), leaves))
+    assert dit_forward(dims, **tokens) == forward
+    assert dit_backward_to_activations(dims, **tokens) == backward
+
+
 def test_t5_against_torchs_counter(text_encoders: TextEncoders) -> None:
     t5 = text_encoders._pipeline.text_encoder_2
     ids = torch.zeros(1, 32, dtype=torch.long)

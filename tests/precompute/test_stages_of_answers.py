@@ -20,7 +20,7 @@ from x2i_platform.features.schema import MLLM, TARGETS, TEXT, sample_id
 from x2i_platform.mini.languages import caption
 from x2i_platform.mini.training.corpus import training_scenes
 from x2i_platform.precompute.draws import states_kind
-from x2i_platform.precompute.stages import Stage, build_stage
+from x2i_platform.precompute.stages import Stage, UnfitAnswer, build_stage
 from x2i_platform.recipes import load, override
 
 __all__ = ["one_thread"]
@@ -136,3 +136,14 @@ def test_the_teacher_waits_for_the_answers(stages: dict[str, Stage], recipe: Rec
     flow = flow_of(stages, tmp_path, recipe=recipe)
     with pytest.raises(StoreError, match="shard 0 of table 'mllm' must be committed before its text"):
         flow.text.run(0)
+
+
+def test_an_answer_must_fit_the_positions_of_t5_alone(tmp_path: Path) -> None:
+    """Stable Diffusion 3 reads CLIP's positions before T5's."""
+    path = str(Path(__file__).parents[1] / "recipes" / "random-sd3.yaml")
+    answering = load(path, shipped=RECIPES, overrides=["mllm.states=answer"])
+    text = build_stage(TEXT, recipe=answering, store_url=new_store(tmp_path / "store", ["a"]).files.url)
+    fits, long = ({"sample_id": "a", "caption": "a", "answer": "circle " * count} for count in (5, 60))
+    assert len(text.compute([fits])) == 1
+    with pytest.raises(UnfitAnswer, match=r"T5 tokens, teacher\.text_tokens - teacher\.clip_tokens = 51 fit: '"):
+        text.compute([fits, long])

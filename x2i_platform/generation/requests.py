@@ -43,9 +43,10 @@ NOT_OFFERED = {
         "a line makes one image; write a line, with a seed, for each",
     ),
     **dict.fromkeys(
-        ("negative", "negative_prompt", "negative_prompt_2", "true_cfg_scale"), "FLUX.1 is guided without one"
+        ("negative", "negative_prompt", "negative_prompt_2", "negative_prompt_3", "true_cfg_scale"),
+        "FLUX.1 is guided without one, Stable Diffusion 3.5 against the empty prompt",
     ),
-    "prompt_2": "AlignNet takes the place of both text encoders",
+    "prompt_2": "AlignNet takes the place of all text encoders",
     **dict.fromkeys(("sampler", "sampler_name", "scheduler", "sigmas", "clip_skip"), "the model's own scheduler draws"),
     **dict.fromkeys(
         ("image", "image_url", "input_image", "init_image", "init_images", "mask", "mask_image", "strength"),

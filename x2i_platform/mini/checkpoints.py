@@ -28,6 +28,7 @@ RANDOM = (
     "random-internvl",
     "random-minicpm-v",
     "random-minicpm-o",
+    "random-sd3",
 )
 """`mini.random.builders` builds them."""
 RANDOM_CAPTIONS = Path(__file__).parent / "random" / "captions.txt"

@@ -1,8 +1,8 @@
 """Sizes and facts of models, without loading their weights: for `plan` and for the list of `models`.
 
-They come from a local folder (its config.json files and the headers of its safetensors), else from the tables below,
-else from the local Hugging Face cache. Nothing is downloaded, and torch is not imported. The parameters in the tables
-were counted by building each architecture from its published config on torch's meta device.
+They come from a local folder (its config.json files and the headers of its safetensors), else from the tables here and
+in `teachers`, else from the local Hugging Face cache. Nothing is downloaded, and torch is not imported. The parameters
+in the tables were counted by building each architecture from its published config on torch's meta device.
 """
 
 from __future__ import annotations
@@ -14,54 +14,11 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from x2i_platform.errors import ConfigError
-from x2i_platform.models.dims import DiTDims, MLLMDims, T5Dims
+from x2i_platform.models.dims import DiTDims, MLLMDims
 from x2i_platform.models.entries import MLLMEntry, TeacherEntry, read_mllm, read_teacher
+from x2i_platform.models.teachers import TEACHERS
 
-TEACHERS: Mapping[str, TeacherEntry] = {
-    entry.model: entry
-    for entry in (
-        TeacherEntry(
-            model="black-forest-labs/FLUX.1-dev",
-            dit=DiTDims(),
-            t5=T5Dims(),
-            dit_parameters=11_901_408_320,
-            t5_parameters=4_762_310_656,
-            clip_parameters=123_060_480,
-            vae_parameters=83_819_683,
-            licence="FLUX.1 [dev] Non-Commercial License",
-        ),
-        TeacherEntry(
-            model="black-forest-labs/FLUX.1-schnell",
-            dit=DiTDims(guidance_embeds=False),
-            t5=T5Dims(),
-            dit_parameters=11_891_178_560,
-            t5_parameters=4_762_310_656,
-            clip_parameters=123_060_480,
-            vae_parameters=83_819_683,
-            licence="apache-2.0",
-        ),
-        TeacherEntry(
-            model="mini:flux",
-            dit=DiTDims(2, 4, inner_dim=128, joint_dim=128, pooled_dim=64, guidance_embeds=False),
-            t5=T5Dims(num_layers=3, d_model=128, d_ff=256, attention_dim=128),
-            dit_parameters=2_316_864,
-            t5_parameters=525_824,
-            clip_parameters=197_760,
-            vae_parameters=721_331,
-            licence="apache-2.0",
-        ),
-        TeacherEntry(
-            model="mini:random-flux",
-            dit=DiTDims(num_double=2, num_single=3, inner_dim=96, joint_dim=64, pooled_dim=32),
-            t5=T5Dims(num_layers=2, d_model=64, d_ff=128, attention_dim=64),
-            dit_parameters=1_205_296,
-            t5_parameters=101_824,
-            clip_parameters=41_824,
-            vae_parameters=271_379,
-            licence="apache-2.0",
-        ),
-    )
-}
+__all__ = ["TEACHERS"]
 
 MLLMS: Mapping[str, MLLMEntry] = {
     entry.model: entry
@@ -218,7 +175,7 @@ def mllm_dims(model: str, *, revision: str | None = None) -> MLLMDims:
 def teacher_entry(model: str, *, revision: str | None = None) -> TeacherEntry:
     """Return the facts about a teacher: a local folder, one of TEACHERS, or a cached hub id.
 
-    Raises ConfigError for an unknown model, and WeightsError for a folder that isn't a FLUX pipeline.
+    Raises ConfigError for an unknown model, and WeightsError for a folder that isn't a pipeline with a known DiT.
     """
     folder = _local_folder(model, revision=revision, known=TEACHERS, file="transformer/config.json")
     return read_teacher(model, folder) if folder else TEACHERS[model]

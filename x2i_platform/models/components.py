@@ -21,6 +21,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, 
 
 from x2i_platform.config import Dtype
 from x2i_platform.errors import WeightsError
+from x2i_platform.models.dits import Architecture, architecture_named
 from x2i_platform.models.entries import read_config
 from x2i_platform.torchvision_schemas import define_missing_schemas
 
@@ -31,6 +32,14 @@ DTYPES: dict[Dtype, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+def pipeline_architecture(folder: Path) -> Architecture:
+    """Read from a pipeline's `model_index.json` what kind of DiT it has. Raises WeightsError for an unknown one."""
+    index = read_config(folder, file="model_index.json")
+    part = index.get("transformer")
+    found = part[-1] if isinstance(part, list) and part else None
+    return architecture_named(found or index.get("_class_name"), where=folder)
 
 
 def load_frozen(kind: Any, folder: Path, *, dtype: Dtype, device: str) -> Any:

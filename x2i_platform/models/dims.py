@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from x2i_platform.config import AlignNetConfig
 from x2i_platform.errors import ConfigError
-from x2i_platform.models.taps import flux_tap_names
+from x2i_platform.models.taps import flux_tap_names, sd3_tap_names
 
 DEFAULT_T5_HEAD_DIM = 128
 """Head width of AlignNet's optional T5 stack if a recipe sets neither the width nor the number of heads."""
@@ -14,7 +14,7 @@ DEFAULT_T5_HEAD_DIM = 128
 
 @dataclass(frozen=True)
 class DiTDims:
-    """Sizes of a FLUX diffusion transformer, with its VAE's scale."""
+    """Sizes of a diffusion transformer, with its VAE's scale. The defaults are FLUX.1's."""
 
     num_double: int = 19
     num_single: int = 38
@@ -25,6 +25,10 @@ class DiTDims:
     guidance_embeds: bool = True
     latent_scale: int = 8
     """Side of one latent in pixels; a token covers 2 x 2 latents."""
+    dual_blocks: tuple[int, ...] = ()
+    """Double blocks with a second attention, on the image alone."""
+    text_ends: bool = False
+    """Whether the last double block has no text output."""
 
     @property
     def tap_names(self) -> tuple[str, ...]:
@@ -33,6 +37,22 @@ class DiTDims:
     def num_image_tokens(self, resolution: int) -> int:
         """Return the number of tokens of a square canvas with a side of `resolution` pixels: 4096 for 1024."""
         return (resolution // (2 * self.latent_scale)) ** 2
+
+
+@dataclass(frozen=True)
+class SD3Dims(DiTDims):
+    """Sizes of an SD3 diffusion transformer. The defaults are those of Stable Diffusion 3.5 large."""
+
+    num_double: int = 38
+    num_single: int = 0
+    inner_dim: int = 2432
+    pooled_dim: int = 2048
+    guidance_embeds: bool = False
+    text_ends: bool = True
+
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        return sd3_tap_names(num_double=self.num_double, dual_blocks=self.dual_blocks)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from x2i_platform.config import Fusion
 from x2i_platform.errors import WeightsError
 from x2i_platform.models.dims import DiTDims, MLLMDims, T5Dims
+from x2i_platform.models.dits import architecture_named
+from x2i_platform.models.dits.flux import Flux
 from x2i_platform.models.families import FAMILIES, TEXT_ONLY
 
 
@@ -29,9 +31,12 @@ class TeacherEntry:
     dit_parameters: int
     t5_parameters: int
     clip_parameters: int
+    """Of all its CLIP encoders."""
     vae_parameters: int
     licence: str | None = None
     """As its authors state it: a reminder, not advice."""
+    transformer: str = Flux.transformer
+    """Class of its DiT, the key of `dits.ARCHITECTURES`."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,9 @@ class MLLMEntry:
     """As its authors state it: a reminder, not advice."""
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read the `config.json` of a model or component folder. Raises WeightsError if it is missing or isn't JSON."""
-    path = folder / "config.json"
+def read_config(folder: Path, *, file: str = "config.json") -> dict[str, Any]:
+    """Read the config of a model or component folder. Raises WeightsError if it is missing or isn't JSON."""
+    path = folder / file
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
@@ -63,30 +68,23 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_teacher(model: str, folder: Path) -> TeacherEntry:
-    """Read the facts of a pipeline's folder. Raises WeightsError if it isn't a FLUX pipeline."""
-    dit, t5 = read_config(folder / "transformer"), read_config(folder / "text_encoder_2")
-    vae = read_config(folder / "vae")
+    """Read the facts of a pipeline's folder. Raises WeightsError if it isn't a pipeline with a known DiT."""
+    dit, vae = read_config(folder / "transformer"), read_config(folder / "vae")
+    kind = architecture_named(dit.get("_class_name", Flux.transformer), where=folder / "transformer")
+    t5 = read_config(folder / kind.t5)
     try:
         return TeacherEntry(
             model=model,
-            dit=DiTDims(
-                num_double=dit["num_layers"],
-                num_single=dit["num_single_layers"],
-                inner_dim=dit["num_attention_heads"] * dit["attention_head_dim"],
-                in_channels=dit["in_channels"],
-                joint_dim=dit["joint_attention_dim"],
-                pooled_dim=dit["pooled_projection_dim"],
-                guidance_embeds=dit["guidance_embeds"],
-                latent_scale=2 ** (len(vae["block_out_channels"]) - 1),
-            ),
+            transformer=kind.transformer,
+            dit=kind.dims(dit, latent_scale=2 ** (len(vae["block_out_channels"]) - 1)),
             t5=T5Dims(t5["num_layers"], t5["d_model"], t5["d_ff"], t5["num_heads"] * t5["d_kv"]),
-            dit_parameters=_count_parameters(folder / "transformer"),
-            t5_parameters=_count_parameters(folder / "text_encoder_2"),
-            clip_parameters=_count_parameters(folder / "text_encoder"),
+            dit_parameters=_count_parameters(folder / "transformer", without=kind.tables),
+            t5_parameters=_count_parameters(folder / kind.t5),
+            clip_parameters=sum(_count_parameters(folder / name) for name in kind.clips),
             vae_parameters=_count_parameters(folder / "vae"),
         )
     except KeyError as error:
-        raise WeightsError(f"{folder} isn't a FLUX pipeline: no {error} in the config.json of a component") from error
+        raise WeightsError(f"{folder} isn't a {kind.pipeline}: no {error} in the config.json of a component") from error
 
 
 def read_mllm(model: str, folder: Path) -> MLLMEntry:

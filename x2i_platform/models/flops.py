@@ -14,7 +14,7 @@ from x2i_platform.models.dims import DiTDims, MLLMDims, T5Dims, t5_attention
 CONV_KERNEL = 5
 """Kernel side of AlignNet's fusion convolution."""
 TIME_CHANNELS = 256
-"""Width of FLUX's sinusoidal embedding of time and guidance."""
+"""Width of the sinusoidal embedding of time and guidance, in FLUX and SD3."""
 
 
 def dit_forward(dims: DiTDims, *, image_tokens: int, text_tokens: int) -> int:
@@ -22,7 +22,7 @@ def dit_forward(dims: DiTDims, *, image_tokens: int, text_tokens: int) -> int:
     embedders = image_tokens * _linear(dims.in_channels, dims.inner_dim)
     embedders += (1 + dims.guidance_embeds) * _mlp(TIME_CHANNELS, dims.inner_dim)
     linear = _dit_linear(dims, image_tokens=image_tokens, text_tokens=text_tokens)
-    return embedders + linear + _dit_attention(dims, tokens=image_tokens + text_tokens)
+    return embedders + linear + _dit_attention(dims, image_tokens=image_tokens, text_tokens=text_tokens)
 
 
 def dit_backward_to_activations(dims: DiTDims, *, image_tokens: int, text_tokens: int) -> int:
@@ -31,7 +31,7 @@ def dit_backward_to_activations(dims: DiTDims, *, image_tokens: int, text_tokens
     It is 89.2 TFLOP for FLUX.1 on 4096 + 512 tokens. A loss on the taps skips the layers after the last tap, under 1 %.
     """
     linear = _dit_linear(dims, image_tokens=image_tokens, text_tokens=text_tokens)
-    return linear + 2 * _dit_attention(dims, tokens=image_tokens + text_tokens)
+    return linear + 2 * _dit_attention(dims, image_tokens=image_tokens, text_tokens=text_tokens)
 
 
 def t5_forward(dims: T5Dims, *, tokens: int) -> int:
@@ -78,12 +78,19 @@ def _dit_linear(dims: DiTDims, *, image_tokens: int, text_tokens: int) -> int:
     # A block is 4 w² of attention and 8 w² of MLP a token; a single block spends the same in two fused layers.
     blocks = (dims.num_double + dims.num_single) * tokens * 12 * _linear(width, width)
     modulations = (12 * dims.num_double + 3 * dims.num_single + 2) * _linear(width, width)
+    # A second attention: 4 w² an image token, and 3 modulations.
+    blocks += len(dims.dual_blocks) * image_tokens * 4 * _linear(width, width)
+    modulations += len(dims.dual_blocks) * 3 * _linear(width, width)
+    # Text that ends in the last attention has queries, keys and values there, and 2 modulations instead of 6.
+    blocks -= dims.text_ends * text_tokens * 9 * _linear(width, width)
+    modulations -= dims.text_ends * 4 * _linear(width, width)
     ends = text_tokens * _linear(dims.joint_dim, width) + image_tokens * _linear(width, dims.in_channels)
     return blocks + modulations + ends + _mlp(dims.pooled_dim, width)
 
 
-def _dit_attention(dims: DiTDims, *, tokens: int) -> int:
-    return (dims.num_double + dims.num_single) * _attention(tokens, width=dims.inner_dim)
+def _dit_attention(dims: DiTDims, *, image_tokens: int, text_tokens: int) -> int:
+    joint = (dims.num_double + dims.num_single) * _attention(image_tokens + text_tokens, width=dims.inner_dim)
+    return joint + len(dims.dual_blocks) * _attention(image_tokens, width=dims.inner_dim)
 
 
 def _linear(inputs: int, outputs: int) -> int:

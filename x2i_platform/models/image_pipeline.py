@@ -1,4 +1,4 @@
-"""Generates images from conditioning with diffusers' FluxPipeline, without its text encoders.
+"""Generates images from conditioning with the denoising loop of diffusers' own pipeline, without its text encoders.
 
 Shape suffixes: B batch, T text tokens, E prompt width, P pooled width.
 """
@@ -6,7 +6,7 @@ Shape suffixes: B batch, T text tokens, E prompt width, P pooled width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import diffusers
 import torch
@@ -15,39 +15,45 @@ from torch import Tensor
 
 from x2i_platform.config import GenerateConfig, TeacherConfig
 from x2i_platform.errors import ConfigError
-from x2i_platform.models.components import load_frozen, load_part
+from x2i_platform.models.components import load_frozen, load_part, pipeline_architecture
+from x2i_platform.models.conditioning import Conditioning
+from x2i_platform.models.dits import architecture_of
 from x2i_platform.models.teacher import Teacher
+from x2i_platform.models.text_encoders import TextEncoders, tokenizer_of
 from x2i_platform.models.weights import locate
 
 
 class ImagePipeline:
     """A DiT with its scheduler and its VAE."""
 
-    def __init__(self, pipeline: diffusers.FluxPipeline) -> None:
+    def __init__(self, pipeline: Any, *, config: TeacherConfig | None = None) -> None:
+        """`config` says where the text encoders are, which classifier-free guidance needs once."""
         pipeline.set_progress_bar_config(disable=True)
         self._pipeline = pipeline
+        self._architecture = architecture_of(pipeline.transformer)
+        self._config = config
+        self._empty: Conditioning | None = None
 
     @classmethod
     def load(cls, config: TeacherConfig, *, device: str = "cpu") -> Self:
         """Load the components. Raises WeightsError if one of `config.model` is missing or damaged."""
         folder = locate(config.model, revision=config.revision)
+        architecture = pipeline_architecture(folder)
         transformer, vae = (
             load_frozen(kind, folder / name, dtype=config.dtype, device=device)
             for kind, name in (
-                (diffusers.FluxTransformer2DModel, "transformer"),
+                (getattr(diffusers, architecture.transformer), "transformer"),
                 (diffusers.AutoencoderKL, "vae"),
             )
         )
-        pipeline = diffusers.FluxPipeline(
+        encoders = (*architecture.clips, architecture.t5)
+        pipeline = getattr(diffusers, architecture.pipeline)(
             transformer=transformer,
             vae=vae,
             scheduler=load_part(diffusers.FlowMatchEulerDiscreteScheduler, folder / "scheduler"),
-            text_encoder=None,
-            text_encoder_2=None,
-            tokenizer=None,
-            tokenizer_2=None,
+            **dict.fromkeys((*encoders, *map(tokenizer_of, encoders))),
         )
-        return cls(pipeline)
+        return cls(pipeline, config=config)
 
     def teacher(self, config: TeacherConfig) -> Teacher:
         """Return the same DiT as a `Teacher`. Raises ConfigError for a resolution that doesn't fit it."""
@@ -61,10 +67,9 @@ class ImagePipeline:
         Prompts may have any number of text tokens. Each image's noise is drawn from its own seed on the CPU, so it is
         the same on every device and in every batch.
         """
-        unit = 2 * self._pipeline.vae_scale_factor
-        if settings.width % unit or settings.height % unit:
-            raise ConfigError(f"size {settings.width}x{settings.height}: this model draws multiples of {unit} pixels")
+        self._check_size(settings)
         device, dtype = self._pipeline.transformer.device, self._pipeline.transformer.dtype
+        guided = self._architecture.classifier_free and settings.guidance > 1
         images = self._pipeline(
             prompt_embeds=prompt_embeds_BTE.to(device, dtype),
             pooled_prompt_embeds=pooled_BP.to(device, dtype),
@@ -73,5 +78,32 @@ class ImagePipeline:
             height=settings.height,
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance,
+            **(self._negative(prompt_embeds_BTE) if guided else {}),
         ).images
         return list(images)
+
+    def _check_size(self, settings: GenerateConfig) -> None:
+        unit = 2 * self._pipeline.vae_scale_factor
+        limit = self._architecture.largest_side(self._pipeline.transformer)
+        if settings.width % unit or settings.height % unit:
+            raise ConfigError(f"size {settings.width}x{settings.height}: this model draws multiples of {unit} pixels")
+        if limit is not None and max(settings.width, settings.height) > limit * unit:
+            raise ConfigError(f"size {settings.width}x{settings.height}: this model draws up to {limit * unit} pixels")
+
+    def _negative(self, prompt_embeds_BTE: Tensor) -> dict[str, Tensor]:
+        """Return what guidance compares these prompts with: the text encoders' conditioning of the empty prompt.
+
+        The encoders are loaded once, on the CPU, and let go: their output never changes.
+        """
+        if self._empty is None:
+            if self._config is None:
+                raise ConfigError("guidance above 1 needs the pipeline's text encoders; use generate.guidance=1")
+            self._empty = TextEncoders.load(self._config).encode([""])
+        device, dtype = self._pipeline.transformer.device, self._pipeline.transformer.dtype
+        batch, num_text = prompt_embeds_BTE.shape[:2]
+        # Both branches of a batch need one length. The last position is T5's padding, of which there may be any number.
+        kept_T = torch.arange(num_text).clamp_max(self._empty.prompt_embeds_BTE.shape[1] - 1)
+        return {
+            "negative_prompt_embeds": self._empty.prompt_embeds_BTE[:, kept_T].expand(batch, -1, -1).to(device, dtype),
+            "negative_pooled_prompt_embeds": self._empty.pooled_BP.expand(batch, -1).to(device, dtype),
+        }

@@ -2,7 +2,8 @@
 
 Names follow the DiT from input to output: `double.0.image`, `double.0.text`, `double.1.image`, …, `single.0`, …: 76 at
 FLUX.1 size. A double block gives two streams, taken after the output projection and before the gate. A single block
-gives one joint stream, text tokens first; it has no output projection. Imports no torch, so a plan can count taps.
+gives one joint stream, text tokens first; it has no output projection. SD3 has double blocks alone: the last one has no
+`text`, and some have `double.0.image2`, a second attention on the image. Imports no torch, so a plan can count taps.
 
 Shape suffixes of the tensors: (B batch, tokens, D channels).
 """
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from x2i_platform.errors import ConfigError
 
 if TYPE_CHECKING:
-    from diffusers import FluxTransformer2DModel
     from torch import Tensor, nn
 
 Stream = Literal["image", "text"]
@@ -73,9 +73,18 @@ def flux_tap_names(*, num_double: int, num_single: int) -> tuple[str, ...]:
     return (*double, *single)
 
 
-def tap_names(dit: FluxTransformer2DModel) -> tuple[str, ...]:
+def sd3_tap_names(*, num_double: int, dual_blocks: Sequence[int]) -> tuple[str, ...]:
+    """Return all tap names of an SD3 DiT, in the order in which a forward reaches them. `dual_blocks` attend twice."""
+    names: list[str] = []
+    for block in range(num_double):
+        names += [f"double.{block}.{stream}" for stream in (STREAMS if block < num_double - 1 else STREAMS[:1])]
+        names += [f"double.{block}.image2"] if block in dual_blocks else []
+    return tuple(names)
+
+
+def tap_names(dit: Any) -> tuple[str, ...]:
     """Return all tap names of this DiT."""
-    return flux_tap_names(num_double=len(dit.transformer_blocks), num_single=len(dit.single_transformer_blocks))
+    return tuple(name for _, names in _tapped_modules(dit) for name in names)
 
 
 def select_taps(names: Sequence[str], choice: Literal["all", "double", "single"] | tuple[str, ...]) -> tuple[str, ...]:
@@ -93,7 +102,7 @@ def select_taps(names: Sequence[str], choice: Literal["all", "double", "single"]
 
 
 @contextmanager
-def attention_taps(dit: FluxTransformer2DModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def attention_taps(dit: Any, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Fill the yielded dict with the named attention outputs of the one forward of `dit` in this context.
 
     The tensors stay in the autograd graph, so a loss on them may go backward inside the context or after it. Gradient
@@ -118,7 +127,8 @@ def attention_taps(dit: FluxTransformer2DModel, names: Sequence[str]) -> Iterato
         def hook(_module: nn.Module, _args: Any, output: Tensor | tuple[Tensor, ...]) -> None:
             if forward_runs:
                 outputs = output if isinstance(output, tuple) else (output,)
-                captured.update(pair for pair in zip(streams, outputs, strict=True) if pair[0] in wanted)
+                # SD3's last block returns a text output too, which nothing reads: it has no name here.
+                captured.update(pair for pair in zip(streams, outputs, strict=False) if pair[0] in wanted)
 
         return hook
 
@@ -130,8 +140,15 @@ def attention_taps(dit: FluxTransformer2DModel, names: Sequence[str]) -> Iterato
         yield captured
 
 
-def _tapped_modules(dit: FluxTransformer2DModel) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
+def _tapped_modules(dit: Any) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
+    """Yield the attention modules in the order of a forward, with the names of their outputs.
+
+    diffusers gives the blocks of FLUX and SD3 the same names, so it is read from them what a DiT has.
+    """
     for index, block in enumerate(dit.transformer_blocks):
-        yield block.attn, tuple(f"double.{index}.{stream}" for stream in STREAMS)
-    for index, block in enumerate(dit.single_transformer_blocks):
+        streams = STREAMS[:1] if getattr(block, "context_pre_only", False) else STREAMS
+        yield block.attn, tuple(f"double.{index}.{stream}" for stream in streams)
+        if getattr(block, "attn2", None) is not None:
+            yield block.attn2, (f"double.{index}.image2",)
+    for index, block in enumerate(getattr(dit, "single_transformer_blocks", ())):
         yield block.attn, (f"single.{index}",)

@@ -1,7 +1,7 @@
 """The frozen DiT that teacher and student share: noise and conditioning in, velocity out.
 
-It computes one denoising step of `diffusers.FluxPipeline` at a set noise level. `taps.attention_taps` records the
-outputs of its attention modules.
+It computes one denoising step of the pipeline in diffusers at a set noise level, in the way of its kind of DiT: `dits`
+has the table. `taps.attention_taps` records the outputs of its attention modules.
 
 Shape suffixes: B batch, N image tokens, C packed latent channels, T text tokens, E prompt width, P pooled width.
 """
@@ -9,7 +9,7 @@ Shape suffixes: B batch, N image tokens, C packed latent channels, T text tokens
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Any, Self
 
 import diffusers
 import torch
@@ -17,22 +17,30 @@ from torch import Tensor
 
 from x2i_platform.config import TeacherConfig
 from x2i_platform.errors import ConfigError
-from x2i_platform.models.components import load_frozen
+from x2i_platform.models.components import load_frozen, pipeline_architecture
+from x2i_platform.models.conditioning import Conditioning
+from x2i_platform.models.dits import architecture_of
+from x2i_platform.models.dits.packing import pack
 from x2i_platform.models.entries import read_config
 from x2i_platform.models.taps import tap_names
 from x2i_platform.models.weights import locate
 
 
 class Teacher:
-    """A FLUX DiT with one canvas size and one guidance.
+    """A DiT with one canvas size and one guidance.
 
     Its weights are frozen; gradients with respect to the conditioning pass through it.
     """
 
-    def __init__(self, dit: diffusers.FluxTransformer2DModel, *, config: TeacherConfig, latent_scale: int) -> None:
+    def __init__(self, dit: Any, *, config: TeacherConfig, latent_scale: int) -> None:
         """`latent_scale` is the side in pixels of one latent of the pipeline's VAE: 8 for FLUX.1."""
-        if config.resolution % (2 * latent_scale):
-            raise ConfigError(f"resolution {config.resolution} isn't a multiple of this model's {2 * latent_scale}")
+        unit = 2 * latent_scale
+        if config.resolution % unit:
+            raise ConfigError(f"resolution {config.resolution} isn't a multiple of this model's {unit}")
+        self.architecture = architecture_of(dit)
+        limit = self.architecture.largest_side(dit)
+        if limit is not None and config.resolution > limit * unit:
+            raise ConfigError(f"resolution {config.resolution} is above this model's {limit * unit}")
         self.dit = dit
         self.config = config
         self.side = config.resolution // latent_scale
@@ -40,10 +48,11 @@ class Teacher:
 
     @classmethod
     def load(cls, config: TeacherConfig, *, device: str = "cpu") -> Self:
-        """Load the DiT. Raises WeightsError if `config.model` isn't a FLUX pipeline, ConfigError for a bad canvas."""
+        """Load the DiT. Raises WeightsError if it is of no known kind or not whole, ConfigError for a bad canvas."""
         folder = locate(config.model, revision=config.revision)
+        kind = getattr(diffusers, pipeline_architecture(folder).transformer)
         vae = read_config(folder / "vae")
-        dit = load_frozen(diffusers.FluxTransformer2DModel, folder / "transformer", dtype=config.dtype, device=device)
+        dit = load_frozen(kind, folder / "transformer", dtype=config.dtype, device=device)
         return cls(dit, config=config, latent_scale=2 ** (len(vae["block_out_channels"]) - 1))
 
     @property
@@ -80,16 +89,12 @@ class Teacher:
         """Draw packed noise `(B, N, C)`, one canvas per seed, on the DiT's device in its dtype.
 
         It is drawn on the CPU in float32, so it is the same on every device and in every batch. In float32 it equals
-        what FluxPipeline draws from `torch.Generator().manual_seed(seed)`.
+        what the pipeline draws from `torch.Generator().manual_seed(seed)`.
         """
-        channels = self.dit.config.in_channels // 4
-        shape = (1, channels, self.side, self.side)
+        shape = (1, self.architecture.latent_channels(self.dit), self.side, self.side)
         canvases = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         # (B, C / 4, side, side) -> (B, N, C): one token from each 2 x 2 latents.
-        packed = diffusers.FluxPipeline._pack_latents(
-            torch.cat(canvases), len(canvases), channels, self.side, self.side
-        )
-        return packed.to(self.dit.device, self.dit.dtype)  # type: ignore[no-any-return]
+        return pack(torch.cat(canvases)).to(self.dit.device, self.dit.dtype)
 
     def sigmas(self, seeds: Sequence[int]) -> Tensor:
         """Return each seed's noise level `(B,)`, one of the config's."""
@@ -115,22 +120,13 @@ class Teacher:
     def forward(self, prompt_embeds_BTE: Tensor, *, pooled_BP: Tensor, latents_BNC: Tensor, sigma_B: Tensor) -> Tensor:
         """Predict the velocity `(B, N, C)` at the config's guidance, for any number of text tokens.
 
-        `sigma_B` only sets the DiT's time input; the caller provides latents of that noise level. Guidance is passed
-        only to a DiT with a guidance embedding.
+        `sigma_B` only sets the DiT's time input; the caller provides latents of that noise level. A DiT without a
+        guidance input doesn't see the guidance.
         """
-        device, dtype = self.dit.device, self.dit.dtype
-        batch, num_text = prompt_embeds_BTE.shape[:2]
-        side = self.side // 2
-        guided = self.dit.config.guidance_embeds
-        # The pipeline keeps time times 1000 in the latents' dtype up to here. Doing the same gives the same rounding.
-        time_B = (1000 * sigma_B).to(device, dtype) / 1000
-        return self.dit(  # type: ignore[no-any-return]
-            hidden_states=latents_BNC.to(device, dtype),
-            encoder_hidden_states=prompt_embeds_BTE.to(device, dtype),
-            pooled_projections=pooled_BP.to(device, dtype),
-            timestep=time_B,
-            guidance=torch.full((batch,), self.config.guidance, device=device) if guided else None,
-            img_ids=diffusers.FluxPipeline._prepare_latent_image_ids(batch, side, side, device, dtype),
-            txt_ids=torch.zeros(num_text, 3, device=device, dtype=dtype),
-            return_dict=False,
-        )[0]
+        return self.architecture.velocity(
+            self.dit,
+            Conditioning(prompt_embeds_BTE, pooled_BP),
+            latents_BNC=latents_BNC,
+            sigma_B=sigma_B,
+            guidance=self.config.guidance,
+        )

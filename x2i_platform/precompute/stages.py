@@ -147,11 +147,11 @@ class TextStage(Stage):
 
     def compute(self, samples: Sequence[Row]) -> list[list[Row]]:
         """Return one row per sample: T5 tokens and pooled vector. Raises UnfitAnswer if T5 would cut an answer."""
-        limit = self.recipe.teacher.text_tokens
+        limit = (kind := self.encoders.architecture).t5_tokens(self.recipe.teacher)
         for answer in (sample.get("answer") or "" for sample in samples):
-            # Captions may be cut, as in FLUX's training. But the states of a cut answer say more than T5 reads.
+            # Captions may be cut, as in the DiT's training. But the states of a cut answer say more than T5 reads.
             if (tokens := self.encoders.num_tokens(answer)) > limit:
-                raise UnfitAnswer(f"answer of {tokens} T5 tokens, teacher.text_tokens = {limit} fit: {shown(answer)}")
+                raise UnfitAnswer(f"answer of {tokens} T5 tokens, {kind.t5_setting} = {limit} fit: {shown(answer)}")
         conditioning = self.encoders.encode([sample.get("answer") or sample["caption"] for sample in samples])
         rows = []
         # (B, T, E) and (B, P) -> one row per sample, with both tensors in T5's dtype.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from x2i_platform.mini.random import flux, internvl, minicpm_o, minicpm_v, qwen, qwen3_vl, qwen_omni
+from x2i_platform.mini.random import flux, internvl, minicpm_o, minicpm_v, qwen, qwen3_vl, qwen_omni, sd3
 
 
 class Builder(Protocol):
@@ -23,4 +23,5 @@ BUILDERS: Mapping[str, Builder] = {
     "random-internvl": internvl.write,
     "random-minicpm-v": minicpm_v.write,
     "random-minicpm-o": minicpm_o.write,
+    "random-sd3": sd3.write,
 }
