@@ -39,7 +39,8 @@ ROOMS: dict[str, Room] = {
     "streams": Room("files wherever they lie, packed or not"),
     "media": Room("pictures, videos and sound from files of strangers, checked before they are decoded"),
     "mini": Room(
-        "the miniature world: scenes, captions, pictures, videos, judge, suites; its models and their training"
+        "the miniature world: scenes, captions, pictures, videos, speech, judge, suites; its models and their training",
+        ("media",),
     ),
     "models": Room(
         "AlignNet, the teacher and its taps, text encoders, MLLMs, catalogue, FLOPs", ("mini", "media", "recipes")
@@ -102,8 +103,9 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     ),
     "ray": ("pipelines/", "x2i_platform/serving/app.py"),
     "av": ("x2i_platform/media/",),
-    "soundfile": ("x2i_platform/media/",),
-    "soxr": ("x2i_platform/media/",),
+    "soundfile": ("x2i_platform/media/", "x2i_platform/mini/training/recordings.py"),
+    "soxr": ("x2i_platform/media/", "x2i_platform/mini/speech.py"),
+    "espeakng_loader": ("x2i_platform/mini/speech.py",),
     "duckdb": (),
     "fcntl": (),
     "filelock": ("x2i_platform/files.py",),

@@ -27,7 +27,7 @@ from x2i_platform.mini.scenes import (
 from x2i_platform.mini.suites import DEFAULT_SUITES, SUITES, Case, cases
 from x2i_platform.mini.video import FRAMES
 
-SHOWN = tuple(suite for suite, kind in SUITES.items() if kind != "text")
+SHOWN = tuple(suite for suite, kind in SUITES.items() if kind in ("image", "video"))
 each_suite = pytest.mark.parametrize("suite", SUITES)
 each_shown_suite = pytest.mark.parametrize("suite", SHOWN)
 each_split = pytest.mark.parametrize("held_out", [False, True])
@@ -40,7 +40,8 @@ for suite in SUITES:
     for held_out in (False, True):
         for case in islice(cases(suite, held_out=held_out), 10):
             images = sha256(b"".join(image.tobytes() for image in case.images)).hexdigest()
-            print(case.key, case.category, case.scene, case.english, case.text, images, case.seed)
+            sound = sha256(case.sound.samples.tobytes()).hexdigest() if case.sound else ""
+            print(case.key, case.category, case.scene, case.english, case.text, images, sound, case.seed)
 """
 
 
@@ -134,8 +135,17 @@ def test_robustness_tells_each_english_scene_in_every_kind_to_student_and_teache
     assert len({case.group for case in found}) == 20
 
 
-def test_robustness_is_drawn_by_name_alone() -> None:
-    assert set(SUITES) - set(DEFAULT_SUITES) == {"robustness"}
+@each_split
+def test_a_voice_tells_the_english_scenes_as_long_as_there_are_recordings(held_out: bool) -> None:
+    found, english = some("audio", held_out=held_out, num=1000), some("english", held_out=held_out, num=1000)
+    assert len(found) == (400 if held_out else 100)
+    for told, written in zip(found, english, strict=False):
+        assert told.sound is not None and told.text is None and not told.images
+        assert replace(told, key="", suite="", text=written.text, sound=None) == replace(written, key="", suite="")
+
+
+def test_robustness_and_audio_are_drawn_by_name_alone() -> None:
+    assert set(SUITES) - set(DEFAULT_SUITES) == {"robustness", "audio"}
     assert len(DEFAULT_SUITES) == 8
 
 

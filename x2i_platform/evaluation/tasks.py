@@ -96,5 +96,7 @@ def _suite_task(case: Case, *, states: States) -> Task:
 def _prompt(case: Case) -> str | Prompt:
     if case.text is not None:
         return case.text
+    if case.sound is not None:
+        return Prompt.of(case.sound)
     shown: Part = case.images[0] if len(case.images) == 1 else Video(case.images)
     return Prompt.of(shown)

@@ -8,6 +8,7 @@ first use.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 
 def captions_path() -> Path:
@@ -15,6 +16,6 @@ def captions_path() -> Path:
     return Path(__file__).with_name("captions.txt")
 
 
-def chat_template_path() -> Path:
-    """Return the path of the miniature MLLM's Jinja chat template."""
-    return Path(__file__).with_name("chat_template.jinja")
+def chat_template_path(name: Literal["vl", "omni"] = "vl") -> Path:
+    """Return the path of a miniature MLLM's Jinja chat template; only `omni` takes sound."""
+    return Path(__file__).with_name({"vl": "chat_template.jinja", "omni": "omni_chat_template.jinja"}[name])

@@ -72,7 +72,23 @@ def pack(folder: Path) -> None:
     packing.write_manifest(trained_folder(), logs=folder)
 
 
-PARTS: Mapping[str, Part] = {part.__name__: part for part in (vae, teacher, language, vision, pack)}
+def audio(folder: Path) -> None:
+    """Train an audio tower for the packed MLLM, pack both as a Thinker, and record the spoken suite."""
+    from x2i_platform.mini.checkpoints import trained_folder
+    from x2i_platform.mini.recordings import FOLDER
+    from x2i_platform.mini.training import audio as audio_part
+    from x2i_platform.mini.training import omni, recordings
+    from x2i_platform.mini.training import pack as packing
+
+    model, tokenizer = omni.widened(trained_folder() / packing.QWEN)
+    audio_part.pretrain_ear(model, tokenizer, folder=folder / "ear")
+    audio_part.build(model, tokenizer, folder=folder / "audio")
+    packing.write_omni(trained_folder(), model=model, tokenizer=tokenizer)
+    packing.add_audio_to_manifest(trained_folder(), logs=folder)
+    recordings.write(FOLDER)
+
+
+PARTS: Mapping[str, Part] = {part.__name__: part for part in (vae, teacher, language, vision, pack, audio)}
 
 
 def main(arguments: Sequence[str] | None = None, *, parts: Mapping[str, Part] = PARTS) -> None:

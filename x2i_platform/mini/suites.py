@@ -1,8 +1,7 @@
-"""The cases of an evaluation: scenes that are described in words, shown as a picture or shown as a video.
+"""The cases of an evaluation: scenes that are described in words or by a voice, or shown as a picture or a video.
 
-Invariants: the n-th case of a suite is the same in every run; the suites of all languages have the same scenes; a
-held-out case has a combination that is held out from training, a seen case has none. A suite of sounds would be one
-more entry of `DEFAULT_SUITES`.
+Invariants: the n-th case of a suite is the same in every run; the suites of all languages, and the spoken one, have the
+same scenes; a held-out case has a combination that is held out from training, a seen case has none.
 """
 
 from __future__ import annotations
@@ -13,18 +12,22 @@ from typing import Literal
 
 from PIL import Image
 
+from x2i_platform.media.clips import Audio
+from x2i_platform.mini import recordings
 from x2i_platform.mini.drawing import picture
 from x2i_platform.mini.languages import LANGUAGES, Language, caption, describe
 from x2i_platform.mini.perturbations import PERTURBATIONS, Perturbation, perturb
 from x2i_platform.mini.scenes import CATEGORIES, Category, Composition, Scene, canonical, composition, scenes
 from x2i_platform.mini.video import frames
 
-Kind = Literal["text", "image", "video"]
+Kind = Literal["text", "image", "video", "audio"]
 DEFAULT_SUITES: dict[str, Kind] = {**dict.fromkeys(LANGUAGES, "text"), "image": "image", "video": "video"}
 """The suites that are evaluated by default."""
 ROBUSTNESS = "robustness"
 """English prompts, perturbed without a change of meaning. Student and teacher get the same text."""
-SUITES: dict[str, Kind] = {**DEFAULT_SUITES, ROBUSTNESS: "text"}
+AUDIO = "audio"
+"""Spoken captions of the English suite, in voices that no training has. The miniature Qwen2.5-VL takes none."""
+SUITES: dict[str, Kind] = {**DEFAULT_SUITES, ROBUSTNESS: "text", AUDIO: "audio"}
 SCENES_SEED = 2026
 """Seed of the scenes. Training uses no stream with this seed and a category."""
 
@@ -43,18 +46,31 @@ class Case:
     english: str
     """The teacher's prompt."""
     text: str | None
-    """The student's prompt, or None if it gets `images`."""
+    """The student's prompt, or None if it gets `images` or `sound`."""
     images: tuple[Image.Image, ...]
     """One picture, or the frames of a video."""
     seed: int
     """Seed of the noise, which is the same for teacher and student."""
     group: str = ""
     """Key of the scene that several cases share, with the same noise; empty if each case has its own."""
+    sound: Audio | None = None
+    """A spoken caption."""
 
 
 def cases(suite: str, *, held_out: bool) -> Iterator[Case]:
-    """Yield endless cases of a suite; the categories alternate."""
-    return _perturbed(held_out=held_out) if suite == ROBUSTNESS else _described(suite, held_out=held_out)
+    """Yield endless cases of a suite; the categories alternate. Spoken ones end with their recordings."""
+    others = {ROBUSTNESS: _perturbed, AUDIO: _spoken}
+    return others[suite](held_out=held_out) if suite in others else _described(suite, held_out=held_out)
+
+
+def _spoken(*, held_out: bool) -> Iterator[Case]:
+    """Yield the scenes of the English suite, told by a voice."""
+    split = recordings.HELD_OUT if held_out else recordings.SEEN
+    # Not strict: the scenes are endless.
+    for case, entry in zip(cases("english", held_out=held_out), recordings.index(split), strict=False):
+        assert case.english == entry.caption, "these recordings are of other scenes"
+        key = _key(AUDIO, held_out=held_out, number=case.seed)
+        yield replace(case, key=key, suite=AUDIO, text=None, sound=recordings.spoken(entry, split=split))
 
 
 def _perturbed(*, held_out: bool) -> Iterator[Case]:

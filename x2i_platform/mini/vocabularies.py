@@ -29,6 +29,10 @@ VISION_TOKENS = {
     "image_token": "<|image_pad|>",
     "video_token": "<|video_pad|>",
 }
+SOUND_TOKENS = {"audio_bos_token": "<|audio_bos|>", "audio_token": "<|AUDIO|>", "audio_eos_token": "<|audio_eos|>"}
+"""What Qwen2.5-Omni has besides, in the order of their ids."""
+OMNI_NAMES = {"vision_bos_token": "<|vision_start|>", "vision_eos_token": "<|vision_end|>"}
+"""What its processor calls two of the vision tokens."""
 
 Merges = list[tuple[str, str]]
 

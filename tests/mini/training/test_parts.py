@@ -254,7 +254,7 @@ def test_stages_that_are_finished_give_the_same_model_again(words: Qwen2Tokenize
 @pytest.mark.parametrize(
     ("asked", "done"),
     [
-        ([], ["vae", "teacher", "language", "vision", "pack"]),
+        ([], ["vae", "teacher", "language", "vision", "pack", "audio"]),
         (["vision", "vae"], ["vae", "vision"]),
         (["teacher"], ["teacher"]),
     ],
