@@ -6,6 +6,7 @@ a picture.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import (
 )
 
 from x2i_platform.mini import chat_template_path
-from x2i_platform.mini.vocabularies import OMNI_NAMES, SOUND_TOKENS
+from x2i_platform.mini.vocabularies import CHAT_TOKENS, OMNI_NAMES, SOUND_TOKENS, VISION_TOKENS
 
 SEED = 16
 EAR_WIDTH = 128
@@ -32,15 +33,15 @@ CHUNK = 100
 LONGEST_S = 10
 """Seconds of sound that the feature extractor takes; the released model's takes 30."""
 POSITIONS_A_SECOND = 2
-"""Temporal positions of a second of video; see `_config`."""
+"""Temporal positions of a second of video. Qwen2.5-VL's miniature has 4, but counts on from the height of a video, not
+from its end: 2 keep the text after it near enough, whether its processor knows the frame rate or guesses it."""
 LIKE = {"<|audio_bos|>": "<|vision_start|>", "<|audio_eos|>": "<|vision_end|>", "<|AUDIO|>": "<|image_pad|>"}
 """The tokens whose weights the new tokens begin with."""
 
 
 def widened(folder: Path) -> tuple[Any, Qwen2Tokenizer]:
     """Load a Qwen2.5-VL in full precision. Returns it as a Thinker with an untrained audio tower, and its tokenizer."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, extra_special_tokens={**SOUND_TOKENS, **OMNI_NAMES})
-    tokenizer.chat_template = chat_template_path("omni").read_text("utf-8")
+    tokenizer = _tokenizer(folder)
     source = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     torch.manual_seed(SEED)
     model = Qwen2_5OmniThinkerForConditionalGeneration(_config(source.config, tokenizer=tokenizer))
@@ -62,6 +63,21 @@ def thinker_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             renamed[name] = weight
     return renamed
+
+
+def _tokenizer(folder: Path) -> Qwen2Tokenizer:
+    """Return Qwen2.5-VL's tokenizer with the tokens of sound after its own."""
+    before = AutoTokenizer.from_pretrained(folder)
+    learnt = json.loads(before.backend_tokenizer.to_str())["model"]
+    tokenizer = Qwen2Tokenizer(
+        vocab=learnt["vocab"],
+        merges=[tuple(pair) for pair in learnt["merges"]],
+        eos_token=before.eos_token,
+        extra_special_tokens={"chat_start_token": CHAT_TOKENS[0], **VISION_TOKENS, **SOUND_TOKENS, **OMNI_NAMES},
+        model_max_length=before.model_max_length,
+    )
+    tokenizer.chat_template = chat_template_path("omni").read_text("utf-8")
+    return tokenizer
 
 
 def _with_new_rows(weight: Tensor, *, tokenizer: Any) -> Tensor:

@@ -74,8 +74,10 @@ def write_omni(folder: Path, *, model: Any, tokenizer: Qwen2Tokenizer) -> None:
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.half().save_pretrained(target, safe_serialization=True)
-    tokenizer.save_pretrained(target)
     image, video_settings = qwen_settings(patch=vision.PATCH, merge=vision.MERGE, side_limit=SIDE)
+    # Its processor's class has sizes of its own for videos, and would enlarge ours; a tokenizer's settings go before.
+    tokenizer.init_kwargs["size"] = video_settings["size"]
+    tokenizer.save_pretrained(target)
     write_settings(
         target,
         processor_class="Qwen2_5OmniProcessor",
