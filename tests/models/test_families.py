@@ -184,6 +184,20 @@ def test_sound_at_another_rate_is_refused() -> None:
         model.encode([Prompt.of(Audio(np.zeros(8000, np.float32), sampling_rate=8000))])
 
 
+def test_sound_that_would_be_cut_off_is_refused() -> None:
+    hearing = MLLM.load(MLLMConfig(model="mini:random-qwen2.5-omni"))
+    with pytest.raises(InputError, match=r"sound of 6\.5 s; this MLLM hears at most 6 s"):
+        hearing.encode([Prompt.of(tone(440, seconds=6.5))])
+
+
+@pytest.mark.parametrize("fps", [0.5, 4.0])
+def test_a_videos_time_is_told_by_its_own_frame_rate(fps: float) -> None:
+    watching = MLLM.load(MLLMConfig(model="mini:random-qwen2.5-omni"))
+    frames = clip("red", "blue", "green", "black").frames
+    (inputs,) = watching.reader.read([Prompt.of(Video(frames, fps=fps))], limit=400)
+    assert inputs.media["video_second_per_grid"].tolist() == [2 / fps], "a position in time holds two frames"
+
+
 def test_every_family_has_a_small_model_here() -> None:
     found = {json.loads((locate(name) / "config.json").read_text())["model_type"] for name in MODELS}
     assert set(FAMILIES) - found == {"qwen2_5_omni"}, "its Thinker is what is tested"

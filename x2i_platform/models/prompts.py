@@ -118,7 +118,7 @@ def text_inputs(prompt: Prompt, *, tokenizer: Any) -> Inputs:
 def media_inputs(prompt: Prompt, *, processor: Any, template: str) -> Inputs:
     """Tokenize a prompt with media in a chat template, and preprocess its pixels and its sound.
 
-    Raises InputError for sound at another rate than the processor's.
+    Raises InputError for sound at another rate than the processor's, or longer than it takes: it would cut it off.
     """
     videos = [medium for medium in prompt.media if isinstance(medium, Video)]
     kinds: dict[str, Any] = {"add_special_tokens": False, "return_mm_token_type_ids": True}
@@ -130,6 +130,8 @@ def media_inputs(prompt: Prompt, *, processor: Any, template: str) -> Inputs:
     for sound in (medium for medium in prompt.media if isinstance(medium, Audio)):
         if sound.sampling_rate != (rate := processor.feature_extractor.sampling_rate):
             raise InputError(f"sound at {sound.sampling_rate} samples a second; this MLLM hears {rate}")
+        if sound.seconds > (longest := processor.feature_extractor.chunk_length):
+            raise InputError(f"sound of {sound.seconds:.1f} s; this MLLM hears at most {longest} s")
     made = processor.apply_chat_template(
         prompt.messages(),
         chat_template=template,
@@ -140,6 +142,10 @@ def media_inputs(prompt: Prompt, *, processor: Any, template: str) -> Inputs:
     )
     taken = {"input_ids", "attention_mask", "mm_token_type_ids"}
     media_tensors = {name: torch.as_tensor(value) for name, value in made.items() if name not in taken}
+    if "video_second_per_grid" in media_tensors:
+        # Qwen2.5-Omni's processor takes two frames a second for granted, whatever the metadata say.
+        frames = processor.video_processor.temporal_patch_size
+        media_tensors["video_second_per_grid"] = torch.tensor([frames / video.fps for video in videos])
     return Inputs(made["input_ids"][0], torch.as_tensor(made["mm_token_type_ids"])[0], media_tensors)
 
 
