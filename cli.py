@@ -130,7 +130,7 @@ def evaluate(
     model: opt.ModelName,
     recipe: Annotated[str | None, typer.Option(help="Recipe to run the model by; default: its own.")] = None,
     baseline: Annotated[str, typer.Option(help="'teacher', or another model.")] = "teacher",
-    suite: Annotated[list[str] | None, typer.Option(help="Miniature suite; default: all but robustness.")] = None,
+    suite: Annotated[list[str] | None, typer.Option(help="Miniature suite; default: not robustness, audio.")] = None,
     states: Annotated[
         list[str] | None, typer.Option(help="'prompt', 'answer' or 'both'; default: the first two.")
     ] = None,

@@ -11,8 +11,10 @@ import torch
 from transformers import Qwen2_5OmniProcessor, Qwen2Tokenizer
 
 from x2i_platform.errors import TrainingError
+from x2i_platform.mini.speech import RATE, version_of_speech
 from x2i_platform.mini.training import audio, pack
-from x2i_platform.mini.training.trainer import CHECKPOINT, Schedule
+from x2i_platform.mini.training.language import hidden_token
+from x2i_platform.mini.training.trainer import CHECKPOINT, Schedule, train
 from x2i_platform.models.components import load_part
 
 pytest.importorskip("espeakng_loader", reason="the extra `speech` isn't installed")
@@ -54,7 +56,7 @@ def test_chats_with_sound_run_as_the_whole_model_runs_them(thinker: Thinker, pro
     frames = sounds.mask_BF.shape[1]
     assert torch.equal(inputs["feature_attention_mask"][:, :frames], sounds.mask_BF)
     heard = sounds.mask_BF.bool()
-    ours, theirs = (each.transpose(1, 2)[..., :] for each in (sounds.features_BMF, inputs["input_features"]))
+    ours, theirs = (each.transpose(1, 2) for each in (sounds.features_BMF, inputs["input_features"]))
     torch.testing.assert_close(ours[heard], theirs[:, :frames][heard], rtol=0, atol=1e-5)
     with torch.no_grad():
         states, logits = audio.run_with_audio(model, batch, sounds=sounds)
@@ -68,7 +70,7 @@ def test_chats_with_sound_run_as_the_whole_model_runs_them(thinker: Thinker, pro
 def test_a_recording_is_speech_with_silence_around_it_and_noise_beneath() -> None:
     for one in audio.record(CAPTIONS * 10, seed=3):
         assert one.samples.dtype == np.float32 and 0.09 < np.abs(one.samples).max() <= 1.0
-        lead = round(one.lead_s * audio.RATE)
+        lead = round(one.lead_s * RATE)
         speech = one.samples[lead : lead + len(one.spoken.samples)]
         around = np.concatenate([one.samples[:lead], one.samples[lead + len(one.spoken.samples) :]])
         assert 0 < np.square(around).mean() < 0.1 * np.square(speech).mean()
@@ -81,7 +83,7 @@ def test_labels_follow_the_words(thinker: Thinker) -> None:
     labels = audio.word_labels(words, CAPTIONS[1], recording=recording, tokens=tokens)
     assert len(labels) == tokens
     changes = [labels[0].item(), *(b for a, b in zip(labels.tolist(), labels.tolist()[1:], strict=False) if a != b)]
-    silence = audio.hidden_token(words)
+    silence = hidden_token(words)
     assert [token for token in changes if token != silence] == words(CAPTIONS[1], add_special_tokens=False).input_ids
     _, circle_s = next(start for start in recording.spoken.starts if start[0] == CAPTIONS[1].index("circle"))
     place = labels.tolist().index(words.convert_tokens_to_ids("Ġcircle"))
@@ -135,7 +137,7 @@ def kill_in_step_3(model: Any, folder: Path, *, words: Qwen2Tokenizer, untrained
     model.load_state_dict(untrained)
     model.model.audio_tower.requires_grad_(True)
     with pytest.raises(Killed):
-        audio.train(model, count, schedule=TINY, folder=folder / "ear", title="", inputs=audio.version_of_speech())
+        train(model, count, schedule=TINY, folder=folder / "ear", title="", inputs=version_of_speech())
     assert torch.load(folder / "ear" / CHECKPOINT, weights_only=True)["step"] == 2
     model.requires_grad_(False)
 

@@ -16,7 +16,7 @@ from transformers import Qwen2Tokenizer
 from pipelines import RECIPES
 from x2i_platform.config import Recipe
 from x2i_platform.mini.checkpoints import MANIFEST, trained_folder
-from x2i_platform.mini.training import dit, pack, text, trainer, vae
+from x2i_platform.mini.training import dit, omni, pack, text, trainer, vae
 from x2i_platform.models.image_pipeline import ImagePipeline
 from x2i_platform.models.mllm import MLLM
 from x2i_platform.models.text_encoders import TextEncoders
@@ -81,6 +81,8 @@ def test_the_configs_are_those_that_ship(mllm: Any, words: Qwen2Tokenizer, tmp_p
     autoencoder = vae.untrained()
     pack.write_flux(tmp_path, autoencoder=autoencoder, parts=dit.TeacherParts())
     pack.write_qwen(tmp_path, model=mllm, tokenizer=words)
+    thinker, hearing = omni.widened(trained_folder() / pack.QWEN)
+    pack.write_omni(tmp_path, model=thinker, tokenizer=hearing)
     shipped = trained_folder()
     for path in sorted(path for path in tmp_path.rglob("*") if path.suffix in (".json", ".jinja")):
         name = path.relative_to(tmp_path)
@@ -107,6 +109,21 @@ def test_a_manifest_tells_of_every_part_and_every_file(tmp_path: Path) -> None:
         "seconds": 3.0,
         "last": {"loss": 0.5},
     }
+
+
+def test_the_audio_tower_is_added_to_the_manifest_of_the_others(tmp_path: Path) -> None:
+    folder = tmp_path / pack.OMNI
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(b"ears")
+    (tmp_path / MANIFEST).write_text(json.dumps({"command": "before", "parts": {"vae": {}}, "sha256": {}}))
+    for name in pack.AUDIO_PARTS:
+        (tmp_path / "logs" / name).mkdir(parents=True)
+        (tmp_path / "logs" / name / trainer.LOG).write_text('{"step": 9, "seconds": 3.0, "loss": 0.5}\n')
+    pack.add_audio_to_manifest(tmp_path, logs=tmp_path / "logs")
+    manifest = json.loads((tmp_path / MANIFEST).read_text("utf-8"))
+    assert (manifest["command"], list(manifest["parts"])) == ("before", ["vae", "ear", "audio"])
+    assert manifest["parts"]["audio"]["last"] == {"loss": 0.5}
+    assert manifest["sha256"] == {"qwen2.5-omni/model.safetensors": hashlib.sha256(b"ears").hexdigest()}
 
 
 def test_a_part_without_a_log_has_not_been_built(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from x2i_platform.mini import recordings
+from x2i_platform.mini.speech import NEW_TIMBRES
 from x2i_platform.mini.suites import cases
 from x2i_platform.mini.training import recordings as writing
 from x2i_platform.mini.training.audio import record
@@ -23,7 +24,7 @@ def test_what_was_recorded_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     writing.write(tmp_path, counts=counts)
     for split, count in counts.items():
         captions = [case.english for case in islice(cases("english", held_out=split == "held_out"), count)]
-        made = record(captions, seed=writing.SEED, timbres=writing.NEW_TIMBRES)
+        made = record(captions, seed=writing.SEED, timbres=NEW_TIMBRES)
         entries = recordings.index(split)
         assert [entry.caption for entry in entries] == captions
         for entry, one in zip(entries, made, strict=True):

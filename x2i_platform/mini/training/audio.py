@@ -40,7 +40,7 @@ from x2i_platform.mini.training.trainer import Schedule, train
 from x2i_platform.mini.training.vision import distance_from
 from x2i_platform.mini.vocabularies import SOUND_TOKENS
 
-EAR_SCHEDULE = Schedule(steps=500, batch=48, lr=2e-3, warmup=50, ema=0.99)
+EAR_SCHEDULE = Schedule(steps=900, batch=48, lr=2e-3, warmup=50, ema=0.99)
 SCHEDULE = Schedule(steps=2000, batch=32, lr=1.5e-3, warmup=100, ema=0.998)
 STATES_WEIGHT = 1.0
 SHARPNESS = 10.0
