@@ -9,30 +9,32 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from pipelines import RECIPES
 from x2i_platform.config import States
 from x2i_platform.evaluation.evaluator import BaselineGenerator
 from x2i_platform.evaluation.tasks import Task, suite_tasks
 from x2i_platform.generation.generator import Generator, ImageRequest
-from x2i_platform.media.clips import Video
 from x2i_platform.mini import captions_path
 from x2i_platform.mini.checkpoints import MANIFEST, digests, trained_folder
 from x2i_platform.mini.judge import judge
 from x2i_platform.mini.languages import LANGUAGES, describe, phrasings
 from x2i_platform.mini.scenes import CATEGORIES, canonical, scenes
-from x2i_platform.mini.suites import Case, cases
 from x2i_platform.mini.training import pack
 from x2i_platform.mini.training.corpus import distillation_captions
+from x2i_platform.mini.training.omni import thinker_weights
 from x2i_platform.models.image_pipeline import ImagePipeline
 from x2i_platform.models.mllm import MLLM
-from x2i_platform.models.prompts import Prompt
+from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.text_encoders import TextEncoders
-from x2i_platform.recipes import load
+from x2i_platform.recipes import load, override
 from x2i_platform.registry.models import resolve
 
 MAX_BYTES = 25 * 10**6
+WITH_EARS = "mllm.model=mini:qwen2.5-omni"
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,11 @@ def generator() -> Generator:
 @pytest.fixture(scope="module")
 def mllm() -> MLLM:
     return MLLM.load(load("mini", shipped=RECIPES).mllm)
+
+
+@pytest.fixture(scope="module")
+def omni() -> MLLM:
+    return MLLM.load(load("mini", shipped=RECIPES, overrides=[WITH_EARS]).mllm)
 
 
 def right(generator: Generator, tasks: list[Task]) -> float:
@@ -60,12 +67,13 @@ def test_the_manifest_is_of_these_files_and_all_are_small() -> None:
     folder = trained_folder()
     manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
     assert manifest["sha256"] == digests(folder)
-    assert len(manifest["sha256"]) == 6, "DiT, T5, CLIP, VAE, MLLM, AlignNet"
+    assert len(manifest["sha256"]) == 7, "DiT, T5, CLIP, VAE, two MLLMs, AlignNet"
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= MAX_BYTES
     assert {path.suffix for path in files} <= {".safetensors", ".json", ".jinja", ".txt", ".model"}
+    parts = {**pack.PARTS, **pack.AUDIO_PARTS}
     made = {name: (part["seed"], part["steps"]) for name, part in manifest["parts"].items()}
-    assert made == {name: (seed, schedule.steps) for name, (seed, schedule) in pack.PARTS.items()}
+    assert made == {name: (seed, schedule.steps) for name, (seed, schedule) in parts.items()}
     assert manifest["accuracy"]["english, held_out, answer states"]["scenes"] >= 1000
 
 
@@ -105,16 +113,33 @@ def test_the_recipes_of_the_miniature_are_of_these_models(generator: Generator) 
 
 @pytest.mark.parametrize("suite", [*LANGUAGES, "image", "video"])
 def test_the_mllm_says_it_in_plain_english_whatever_it_is_told_or_shown(suite: str, mllm: MLLM) -> None:
-    chosen = list(islice(cases(suite, held_out=True), 25))
-    said = mllm.answers([prompt_of(case) for case in chosen])
-    wanted = [describe(canonical(case.scene)) for case in chosen]
-    assert sum(answer.text == text for answer, text in zip(said, wanted, strict=True)) >= 24
+    assert right_answers(mllm, suite=suite, count=25) >= 24
 
 
-def prompt_of(case: Case) -> str | Prompt:
-    if case.text is not None:
-        return case.text
-    return Prompt.of(case.images[0] if len(case.images) == 1 else Video(case.images))
+@pytest.mark.parametrize("suite", ["english", "japanese", "image", "video", "audio"])
+def test_the_one_with_ears_says_the_same_and_to_spoken_captions_too(suite: str, omni: MLLM) -> None:
+    assert right_answers(omni, suite=suite, count=50) >= 48
+
+
+def right_answers(mllm: MLLM, *, suite: str, count: int) -> int:
+    """How many held-out cases are answered with the scene's description."""
+    tasks = suite_tasks((suite,), count=count, splits=("held_out",), states=("answer",))
+    said = mllm.answers([task.prompt for task in tasks])
+    return sum(
+        answer.text == describe(canonical(task.scene))
+        for answer, task in zip(said, tasks, strict=True)
+        if task.scene is not None
+    )
+
+
+def test_the_one_with_ears_has_the_very_weights_of_the_other() -> None:
+    ours, theirs = (load_file(trained_folder() / name / "model.safetensors") for name in (pack.OMNI, pack.QWEN))
+    ears = {name for name in ours if name.startswith("audio_tower.")}
+    same = thinker_weights(theirs)
+    assert set(ours) == set(same) | ears and ears
+    for name, weight in same.items():
+        assert torch.equal(ours[name][: len(weight)], weight), name
+        assert len(ours[name]) - len(weight) in (0, 3), "the tokens of sound"
 
 
 @pytest.mark.parametrize(("suite", "states", "least"), [("english", "answer", 0.9)])
@@ -126,3 +151,10 @@ def test_what_ships_is_as_good_as_it_was(generator: Generator, suite: str, state
     ) / len(tasks)
     assert theirs >= least
     assert right(generator, tasks) >= theirs - 0.04
+
+
+def test_the_shipped_alignnet_draws_spoken_captions_it_was_not_trained_for() -> None:
+    folder = resolve("mini:alignnet", tracking_uri="")
+    hearing = Generator.load(folder, recipe=override(read_recipe(folder), [WITH_EARS]))
+    tasks = suite_tasks(("audio",), count=50, splits=("held_out",), states=("answer",))
+    assert right(hearing, tasks) >= 0.85

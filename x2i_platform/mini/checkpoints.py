@@ -17,8 +17,8 @@ from x2i_platform.config import REFERENCE_TEMPLATE
 from x2i_platform.errors import WeightsError
 from x2i_platform.files import publish_folder, scratch_folder
 
-TRAINED = ("flux", "qwen2.5-vl", "alignnet")
-"""Shipped in `weights/`: `mini.build` writes the first two, `benchmarks/ship_alignnet.py` the third."""
+TRAINED = ("flux", "qwen2.5-vl", "qwen2.5-omni", "alignnet")
+"""Shipped in `weights/`: `mini.build` writes the first three, `benchmarks/ship_alignnet.py` the fourth."""
 MANIFEST = "manifest.json"
 RANDOM = (
     "random-flux",

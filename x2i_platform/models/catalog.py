@@ -111,6 +111,14 @@ MLLMS: Mapping[str, MLLMEntry] = {
             licence="apache-2.0",
         ),
         MLLMEntry(
+            model="mini:qwen2.5-omni",
+            family="qwen2_5_omni_thinker",
+            dims=MLLMDims(4, 128, 4, 2, 32, 384),
+            parameters=2_630_016,
+            lm_head_parameters=173_824,
+            licence="apache-2.0",
+        ),
+        MLLMEntry(
             model="mini:random-qwen2.5-vl",
             family="qwen2_5_vl",
             dims=MLLMDims(4, 64, 4, 2, 16, 128),

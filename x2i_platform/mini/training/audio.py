@@ -4,7 +4,7 @@ First the tower alone learns which word is being spoken at each moment: its outp
 embedding of that word. Then it learns through the frozen language model, which answers a spoken caption with the
 scene's description; the hidden states of the answer must be those for the written caption.
 
-Shape suffixes: B batch, M mel bands, F frames of 10 ms, T audio tokens of 40 ms, S tokens, V vocabulary, H width.
+Shape suffixes: B batch, M mel bands, F frames of 20 ms, T audio tokens of 80 ms, S tokens, V vocabulary, H width.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ from x2i_platform.mini.training.language import (
     hide,
     run,
 )
-from x2i_platform.mini.training.omni import LONGEST_S, MELS, SEED
+from x2i_platform.mini.training.omni import HOP, LONGEST_S, MELS, SEED
 from x2i_platform.mini.training.trainer import Schedule, train
 from x2i_platform.mini.training.vision import distance_from
 from x2i_platform.mini.vocabularies import SOUND_TOKENS
 
 EAR_SCHEDULE = Schedule(steps=900, batch=48, lr=2e-3, warmup=50, ema=0.99)
-SCHEDULE = Schedule(steps=2000, batch=32, lr=1.5e-3, warmup=100, ema=0.998)
+SCHEDULE = Schedule(steps=2000, batch=48, lr=1.5e-3, warmup=100, ema=0.998)
 STATES_WEIGHT = 1.0
 SHARPNESS = 10.0
 """Factor of the squared distances to the embeddings. Those of two words are about 1.5 apart."""
-FEATURES = {"feature_size": MELS, "chunk_length": LONGEST_S, "return_attention_mask": True}
+FEATURES = {"feature_size": MELS, "hop_length": HOP, "chunk_length": LONGEST_S, "return_attention_mask": True}
 """Settings of the feature extractor that ships with the model."""
-TOKEN_S = 0.04
-"""Seconds of an audio token: four frames of 10 ms."""
+TOKEN_S = 4 * HOP / RATE
+"""Seconds of an audio token: a convolution halves the frames, then pairs of them are averaged."""
 SILENCE_S = 0.2
 """Upper bound of the silence before and after the speech."""
 LOUDNESS = (0.1, 1.0)
@@ -66,7 +66,7 @@ class Sounds:
 
     @property
     def num_tokens(self) -> list[int]:
-        """Audio tokens of each sound: a convolution halves the frames, then pairs of them are averaged."""
+        """Audio tokens of each sound."""
         return [((frames - 1) // 2 - 1) // 2 + 1 for frames in self.mask_BF.sum(1).tolist()]
 
 
