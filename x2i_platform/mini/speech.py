@@ -26,8 +26,10 @@ RATE = 16_000
 
 ACCENTS = ("en-us", "en", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbcwmd", "en-us-nyc")
 TIMBRES = (
-    *("m1", "m2", "m3", "m5", "m6", "m7", "f1", "f3", "f4"),
-    *("Andy", "Annie", "adam", "belinda", "boris", "david", "linda", "max", "steph", "zac"),
+    *("m1", "m2", "m3", "m5", "m6", "m7", "f1", "f3", "f4", "whisper", "croak"),
+    *("Andy", "Annie", "Denis", "Lee", "Michael", "Mike", "adam", "anika", "aunty", "belinda", "benjamin", "boris"),
+    *("david", "ed", "edward", "grandma", "ian", "iven", "linda", "marcelo", "max", "michel", "miguel", "pablo"),
+    *("quincy", "rob", "sandro", "shelby", "steph", "travis", "victor", "zac"),
 )
 """eSpeak NG's variants of a voice that the audio tower is trained on."""
 NEW_TIMBRES = ("m4", "m8", "f2", "f5", "Gene", "caleb")
