@@ -42,6 +42,7 @@ def main() -> None:
             "written": captions,
             "timbres of the training": spoken(captions, timbres=TIMBRES),
             "new timbres": spoken(captions, timbres=NEW_TIMBRES),
+            **{f"new timbre {timbre}": spoken(captions, timbres=(timbre,)) for timbre in NEW_TIMBRES},
         }
         for kind, prompts in kinds.items():
             wrong = mistakes(mllm, prompts, cases=chosen)
