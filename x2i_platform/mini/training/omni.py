@@ -29,8 +29,8 @@ EAR_LAYERS = 4
 MELS = 64
 """Bands of the spectrogram; the released model has 128."""
 HOP = 320
-"""Samples from frame to frame: 20 ms. The released model has 10, so its audio tokens are of 40 ms, not of 80. Fewer tokens
-a word are nearer to the text that the language model has read, and cost half."""
+"""Samples from frame to frame: 20 ms. The released model has 10, so its audio tokens are of 40 ms, not of 80. Fewer
+tokens a word are nearer to the text that the language model has read, and cost half."""
 CHUNK = 100
 """Half of the frames that attend to each other, as in the released model; here that is 4 s, longer than a caption."""
 LONGEST_S = 10
