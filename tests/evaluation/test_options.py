@@ -69,7 +69,7 @@ def test_a_layout_takes_as_many_images_as_its_scorer() -> None:
     ("words", "part"),
     [
         (["--suite", "klingon"], "suite 'klingon' is unknown; there are english"),
-        (["--states", "both"], "states 'both' is unknown; there are prompt, answer"),
+        (["--states", "all"], "states 'all' is unknown; there are prompt, answer, both"),
         (["--prompts", "p.txt", "--layout", "coco"], "layout 'coco' is unknown; there are geneval, dpg"),
         (["--gate", "max_drop=1%"], "gate 'max_drop=1%' is malformed; use max_drop=SHARE"),
         (["--suite", "english", "--prompts", "p.txt"], "either suites or a file of prompts, not both"),

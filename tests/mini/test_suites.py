@@ -12,6 +12,7 @@ from itertools import islice
 import pytest
 
 from x2i_platform.mini.drawing import picture
+from x2i_platform.mini.instructions import INSTRUCTIONS
 from x2i_platform.mini.judge import judge
 from x2i_platform.mini.languages import LANGUAGES, phrasings
 from x2i_platform.mini.perturbations import PERTURBATIONS
@@ -28,7 +29,8 @@ from x2i_platform.mini.suites import DEFAULT_SUITES, SUITES, Case, cases
 from x2i_platform.mini.video import FRAMES
 
 SHOWN = tuple(suite for suite, kind in SUITES.items() if kind in ("image", "video"))
-each_suite = pytest.mark.parametrize("suite", SUITES)
+OF_SCENES = tuple(suite for suite, kind in SUITES.items() if kind != "instruction")
+each_suite = pytest.mark.parametrize("suite", OF_SCENES)
 each_shown_suite = pytest.mark.parametrize("suite", SHOWN)
 each_split = pytest.mark.parametrize("held_out", [False, True])
 
@@ -144,8 +146,8 @@ def test_a_voice_tells_the_english_scenes_as_long_as_there_are_recordings(held_o
         assert replace(told, key="", suite="", text=written.text, sound=None) == replace(written, key="", suite="")
 
 
-def test_robustness_and_audio_are_drawn_by_name_alone() -> None:
-    assert set(SUITES) - set(DEFAULT_SUITES) == {"robustness", "audio"}
+def test_other_suites_are_drawn_by_name_alone() -> None:
+    assert set(SUITES) - set(DEFAULT_SUITES) == {"robustness", "audio", *INSTRUCTIONS}
     assert len(DEFAULT_SUITES) == 8
 
 

@@ -40,7 +40,9 @@ def _sheet(name: str, part: Sequence[tuple[Task, Result]], *, out: Path, baselin
 
 
 def picture_of(prompt: Prompt) -> Image.Image:
-    """A picture of a prompt's last medium: the picture, the last frame, or the wave of the sound."""
+    """A picture of a prompt's last medium: the picture, the last frame, or the wave of the sound. Blank without any."""
+    if not prompt.media:
+        return Image.new("RGB", (64, 64), "white")
     medium = prompt.media[-1]
     if isinstance(medium, Audio):
         return _wave(medium)

@@ -14,7 +14,7 @@ from x2i_platform.evaluation.options import Split
 from x2i_platform.media.clips import Video
 from x2i_platform.mini.scenes import Scene
 from x2i_platform.mini.suites import Case, cases
-from x2i_platform.models.prompts import Part, Prompt
+from x2i_platform.models.prompts import Part, Prompt, Turn
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ def _suite_task(case: Case, *, states: States) -> Task:
 def _prompt(case: Case) -> str | Prompt:
     if case.text is not None:
         return case.text
+    if case.turns:
+        return Prompt(tuple(Turn(speaker, parts) for speaker, parts in case.turns))
     if case.sound is not None:
         return Prompt.of(case.sound)
     shown: Part = case.images[0] if len(case.images) == 1 else Video(case.images)

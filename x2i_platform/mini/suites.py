@@ -1,4 +1,4 @@
-"""The cases of an evaluation: scenes that are described in words or by a voice, or shown as a picture or a video.
+"""The cases of an evaluation: scenes that are described in words or by a voice, shown, or come of an instruction.
 
 Invariants: the n-th case of a suite is the same in every run; the suites of all languages, and the spoken one, have the
 same scenes; a held-out case has a combination that is held out from training, a seen case has none.
@@ -15,19 +15,25 @@ from PIL import Image
 from x2i_platform.media.clips import Audio
 from x2i_platform.mini import recordings
 from x2i_platform.mini.drawing import picture
+from x2i_platform.mini.instructions import INSTRUCTIONS, Instruction, Shown, Speaker
 from x2i_platform.mini.languages import LANGUAGES, Language, caption, describe
 from x2i_platform.mini.perturbations import PERTURBATIONS, Perturbation, perturb
 from x2i_platform.mini.scenes import CATEGORIES, Category, Composition, Scene, canonical, composition, scenes
 from x2i_platform.mini.video import frames
 
-Kind = Literal["text", "image", "video", "audio"]
+Kind = Literal["text", "image", "video", "audio", "instruction"]
 DEFAULT_SUITES: dict[str, Kind] = {**dict.fromkeys(LANGUAGES, "text"), "image": "image", "video": "video"}
 """The suites that are evaluated by default."""
 ROBUSTNESS = "robustness"
 """English prompts, perturbed without a change of meaning. Student and teacher get the same text."""
 AUDIO = "audio"
 """Spoken captions of the English suite, in voices that no training has. The miniature Qwen2.5-VL takes none."""
-SUITES: dict[str, Kind] = {**DEFAULT_SUITES, ROBUSTNESS: "text", AUDIO: "audio"}
+SUITES: dict[str, Kind] = {
+    **DEFAULT_SUITES,
+    ROBUSTNESS: "text",
+    AUDIO: "audio",
+    **dict.fromkeys(INSTRUCTIONS, "instruction"),
+}
 SCENES_SEED = 2026
 """Seed of the scenes. Training uses no stream with this seed and a category."""
 
@@ -39,14 +45,14 @@ class Case:
     key: str
     suite: str
     held_out: bool
-    category: Category | Perturbation
+    category: Category | Perturbation | Instruction
     composition: Composition | None
     """What is novel in a held-out scene."""
     scene: Scene
     english: str
     """The teacher's prompt."""
     text: str | None
-    """The student's prompt, or None if it gets `images` or `sound`."""
+    """The student's prompt, or None if it gets `images`, `sound` or `turns`."""
     images: tuple[Image.Image, ...]
     """One picture, or the frames of a video."""
     seed: int
@@ -55,10 +61,14 @@ class Case:
     """Key of the scene that several cases share, with the same noise; empty if each case has its own."""
     sound: Audio | None = None
     """A spoken caption."""
+    turns: tuple[tuple[Speaker, tuple[Shown, ...]], ...] = ()
+    """Who said and showed what, where the prompt is an instruction."""
 
 
 def cases(suite: str, *, held_out: bool) -> Iterator[Case]:
     """Yield endless cases of a suite; the categories alternate. Spoken ones end with their recordings."""
+    if suite in INSTRUCTIONS:
+        return _instructed(suite, held_out=held_out)
     others = {ROBUSTNESS: _perturbed, AUDIO: _spoken}
     return others[suite](held_out=held_out) if suite in others else _described(suite, held_out=held_out)
 
@@ -71,6 +81,24 @@ def _spoken(*, held_out: bool) -> Iterator[Case]:
         assert case.english == entry.caption, "these recordings are of other scenes"
         key = _key(AUDIO, held_out=held_out, number=case.seed)
         yield replace(case, key=key, suite=AUDIO, text=None, sound=recordings.spoken(entry, split=split))
+
+
+def _instructed(suite: str, *, held_out: bool) -> Iterator[Case]:
+    """Yield instructions about what was shown or said before; the teacher is told the scene that comes of them."""
+    for number, told in enumerate(INSTRUCTIONS[suite](held_out=held_out, seed=SCENES_SEED)):
+        yield Case(
+            key=_key(suite, held_out=held_out, number=number),
+            suite=suite,
+            held_out=held_out,
+            category=told.kind,
+            composition=composition(told.scene) if held_out else None,
+            scene=told.scene,
+            english=describe(canonical(told.scene)),
+            text=None,
+            images=(),
+            seed=number,
+            turns=told.turns,
+        )
 
 
 def _perturbed(*, held_out: bool) -> Iterator[Case]:

@@ -130,7 +130,9 @@ def media_inputs(prompt: Prompt, *, processor: Any, template: str) -> Inputs:
     for sound in (medium for medium in prompt.media if isinstance(medium, Audio)):
         if sound.sampling_rate != (rate := processor.feature_extractor.sampling_rate):
             raise InputError(f"sound at {sound.sampling_rate} samples a second; this MLLM hears {rate}")
-        if sound.seconds > (longest := processor.feature_extractor.chunk_length):
+        # A processor that cuts longer sound into pieces says so; the others would drop what is beyond.
+        longest = getattr(processor, "max_audio_s", processor.feature_extractor.chunk_length)
+        if sound.seconds > longest:
             raise InputError(f"sound of {sound.seconds:.1f} s; this MLLM hears at most {longest} s")
     made = processor.apply_chat_template(
         prompt.messages(),

@@ -5,6 +5,7 @@ The tokens around placeholders are those that the released `processing_minicpmo.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -53,6 +54,8 @@ class MiniCPMOProcessor(ProcessorMixin):
     image_token = "<image>"
     video_token = "<|video_pad|>"
     audio_token = "<|audio|>"
+    max_audio_s = math.inf
+    """Longer sound than a piece is cut into several."""
     _written = (
         *("<unk>", "<image>", "</image>", "<slice>", "</slice>", "<image_id>", "</image_id>"),
         *("<|video_pad|>", "<|audio|>", "<|audio_start|>", "<|audio_end|>"),
