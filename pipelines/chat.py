@@ -6,6 +6,7 @@ line ──► parts ──► Dialogue (MLLM answers) ──► turn-0001.png, 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -26,6 +27,7 @@ from x2i_platform.models.weights import identity
 from x2i_platform.recipes import override
 
 DIALOGUE_FILE = "dialogue.jsonl"
+IMAGE = re.compile(r"turn-(\d+)\.png")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Chat:
         parts = load_prompt(messages, media=self._media).turns[0].parts
         made = self.dialogue.say(*parts, seed=self.seed)
         assert made.answer is not None
-        turn = 1 + max((int(path.stem.removeprefix("turn-")) for path in self.out.glob("turn-[0-9]*.png")), default=0)
+        taken = [int(found[1]) for path in self.out.iterdir() if (found := IMAGE.fullmatch(path.name))]
+        turn = 1 + max(taken, default=0)
         settings = self.dialogue.settings.model_dump(mode="json")
         made_by = {"model": self._model, **({"media": media} if media else {})}
         how = {"seed": self.seed, **made_by, **settings}

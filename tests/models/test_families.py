@@ -170,6 +170,18 @@ def test_a_weight_scales_the_states_of_its_mediums_tokens_alone(model: MLLM) -> 
     torch.testing.assert_close(factors[types == 0], torch.ones(int((types == 0).sum())))
 
 
+def test_a_prompt_padded_on_the_left_has_the_same_weights(model: MLLM) -> None:
+    """As AlignNets of padding `reference` read it, all released ones among them."""
+    picture_of = Weighted(picture("red"), 0.5)
+    (alone_CSH,) = model.encode([Prompt.of(picture_of, "a")])
+    size = alone_CSH.shape[1] + 5
+    (plain_CSH,), (padded_CSH,) = (
+        model.encode([Prompt.of(shown, "a")], pad_to=size) for shown in (picture("red"), picture_of)
+    )
+    torch.testing.assert_close(padded_CSH[:, -alone_CSH.shape[1] :], alone_CSH, rtol=1e-3, atol=1e-3)
+    assert torch.equal(padded_CSH[:, :5], plain_CSH[:, :5])
+
+
 def test_what_a_family_does_not_take_is_refused_by_name(model: MLLM) -> None:
     for kind, (medium, _) in TWO_OF_A_KIND.items():
         assert kind_of(medium) == kind

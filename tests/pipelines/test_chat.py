@@ -64,12 +64,14 @@ def test_a_line_that_cannot_be_taken_is_named_and_the_dialogue_goes_on(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     lines = ("@gone.png in blue", "word " * 300, "a photo")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "turn-7 copy.png").touch()  # somebody's own
     for turn in (1, 2):  # a second dialogue leaves the first one's images
         answered, said = chat(model_folder, *lines, out=tmp_path / "out", monkeypatch=monkeypatch, capsys=capsys)
         assert "gone.png' is missing" in said
         assert "at most 128 fit" in said
         assert [each["turn"] for each in answered] == [turn]
-    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+    assert len(list((tmp_path / "out").glob("turn-000*.png"))) == 2
 
 
 def test_a_folder_that_cannot_be_made_is_a_users_mistake(model_folder: Path, tmp_path: Path) -> None:

@@ -202,7 +202,11 @@ class MLLM:
 
 
 def _scaled(states_CSH: Tensor, factors: Tensor | None) -> Tensor:
-    """Multiply the states of a prompt's tokens by its media's weights. An answer after the prompt has weight 1."""
+    """Multiply the states of a prompt's tokens by its media's weights.
+
+    An answer after the prompt has weight 1, and so have positions that pad the prompt on the left.
+    """
     if factors is None:
         return states_CSH
-    return states_CSH * factors[-states_CSH.shape[1] :, None].to(states_CSH)
+    padded = torch.cat([factors.new_ones(max(0, states_CSH.shape[1] - len(factors))), factors])
+    return states_CSH * padded[-states_CSH.shape[1] :, None].to(states_CSH)
