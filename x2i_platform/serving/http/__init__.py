@@ -1,0 +1,1 @@
+"""The HTTP interface: FastAPI, free of Ray."""
