@@ -126,7 +126,7 @@ def test_the_answer_comes_with_the_image_it_conditioned(generator: Generator) ->
         generator.generate(wanted(0, states=states))[0] for states in ("prompt", "answer", "both")
     )
     assert by_prompt.answer is None
-    [expected] = generator.mllm.answers(PROMPTS[:1])
+    [expected] = generator.encoder.mllm.answers(PROMPTS[:1])
     assert by_answer.answer == by_both.answer == expected.text
     pairs = [(by_prompt, by_answer), (by_answer, by_both), (by_both, by_prompt)]
     assert all(difference(left.image, right.image) > 5 for left, right in pairs)

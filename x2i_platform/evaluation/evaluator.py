@@ -103,7 +103,7 @@ class Evaluator:
             batch = captions[start : start + size]
             seeds = range(start, start + len(batch))
             goal = self.baseline.encoders.encode(batch)
-            mine = self.student.condition(batch, states=states)
+            mine = self.student.encoder.condition(batch, states=states)
             total += len(batch) * attention_distance(mine, goal=goal, teacher=teacher, seeds=seeds, config=recipe.train)
         return total / len(captions)
 

@@ -1,6 +1,6 @@
 """A trained AlignNet between its MLLM and its DiT: prompts in, images out.
 
-    prompt ──► MLLM ──► AlignNet ──► DiT + VAE ──► image
+    prompt ──► Encoder (MLLM ──► AlignNet) ──► conditioning ──► DiT + VAE ──► image
 
 Invariant: an image depends on its own prompt, seed and settings, not on its neighbours in a batch, nor on what other
 threads ask for at the same time.
@@ -16,16 +16,10 @@ from typing import NamedTuple, Self
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from x2i_platform.config import GenerateConfig, Recipe, States
-from x2i_platform.errors import WeightsError
-from x2i_platform.models.alignnet import AlignNet, pad_states
-from x2i_platform.models.catalog import dit_dims
-from x2i_platform.models.conditioning import Conditioning
-from x2i_platform.models.image_pipeline import ImagePipeline
-from x2i_platform.models.mllm import MLLM
-from x2i_platform.models.model_folder import load_alignnet, read_recipe
+from x2i_platform.config import GenerateConfig, Recipe
+from x2i_platform.generation.encoder import Encoded, Encoder
+from x2i_platform.models.image_pipeline import ImagePipeline, OnStep
 from x2i_platform.models.prompts import Prompt
 
 
@@ -50,23 +44,8 @@ class Generated(NamedTuple):
 class Generator:
     """The loaded models."""
 
-    def __init__(self, recipe: Recipe, *, alignnet: AlignNet, device: str) -> None:
-        """Load the MLLM and the DiT a recipe names. Raises WeightsError if AlignNet was made for others."""
-        self.recipe, self.alignnet = recipe, alignnet
-        dit, dims = dit_dims(recipe.teacher.model, revision=recipe.teacher.revision), alignnet.dims
-        if (dit.joint_dim, dit.pooled_dim) != (dims.prompt_dim, dims.pooled_dim):
-            raise WeightsError(
-                f"AlignNet writes embeds of width {dims.prompt_dim} and {dims.pooled_dim}, the DiT of "
-                f"'{recipe.teacher.model}' reads {dit.joint_dim} and {dit.pooled_dim}"
-            )
-        self.mllm = MLLM.load(recipe.mllm, device=device)
-        found = (self.mllm.num_layers_plus_one, self.mllm.hidden_size)
-        if found != (dims.num_layers, dims.hidden_size):
-            raise WeightsError(
-                f"AlignNet reads {dims.num_layers} layers of width {dims.hidden_size}, MLLM '{recipe.mllm.model}' "
-                f"gives {found[0]} of width {found[1]}"
-            )
-        self.images = ImagePipeline.load(recipe.teacher, device=device)
+    def __init__(self, encoder: Encoder, images: ImagePipeline) -> None:
+        self.encoder, self.images = encoder, images
         self._one_at_a_time = threading.Lock()
 
     @classmethod
@@ -75,8 +54,13 @@ class Generator:
 
         Raises WeightsError if the recipe or the weights are missing or don't fit.
         """
-        alignnet = load_alignnet(folder, device=device).eval().requires_grad_(False)
-        return cls(recipe or read_recipe(folder), alignnet=alignnet, device=device)
+        encoder = Encoder.load(folder, recipe=recipe, device=device)
+        return cls(encoder, ImagePipeline.load(encoder.recipe.teacher, device=device))
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe that the models are run by."""
+        return self.encoder.recipe
 
     @torch.inference_mode()
     def generate(self, requests: Sequence[ImageRequest]) -> list[Generated]:
@@ -85,42 +69,40 @@ class Generator:
         Threads wait for one another: the pipeline's scheduler counts its steps. Raises PromptTooLong for a prompt of
         more tokens than the MLLM was asked to take, ConfigError for a size the VAE can't draw.
         """
+        made: dict[int, Generated] = {}
         with self._one_at_a_time:
-            return self._generate(requests)
+            for settings in dict.fromkeys(request.settings for request in requests):
+                rows = [row for row, request in enumerate(requests) if request.settings == settings]
+                prompts, seeds = [requests[row].prompt for row in rows], [requests[row].seed for row in rows]
+                encoded = self.encoder.encode(prompts, seeds=seeds, settings=settings)
+                images = draw(self.images, encoded, seeds=seeds, settings=settings)
+                answers = [each.answer for each in encoded]
+                made.update(zip(rows, map(Generated, images, answers), strict=True))
+        return [made[row] for row in range(len(requests))]
 
-    def _generate(self, requests: Sequence[ImageRequest]) -> list[Generated]:
-        images: dict[int, Generated] = {}
-        for settings in dict.fromkeys(request.settings for request in requests):
-            chosen = [i for i, request in enumerate(requests) if request.settings == settings]
-            made = self._generate_alike([requests[i] for i in chosen], settings=settings)
-            images.update(zip(chosen, made, strict=True))
-        return [images[i] for i in range(len(requests))]
 
-    def _generate_alike(self, requests: Sequence[ImageRequest], *, settings: GenerateConfig) -> list[Generated]:
-        if self.recipe.alignnet.padding == "none" and len(requests) > 1:
-            # The DiT has no mask: beside longer prompts, a shorter one would get padding that it doesn't get alone.
-            return [image for request in requests for image in self._generate_alike([request], settings=settings)]
-        prompts, seeds = [request.prompt for request in requests], [request.seed for request in requests]
-        answers: list[str | None]
-        if settings.states == "prompt":
-            conditioning, answers = self.condition(prompts, states="prompt"), [None] * len(prompts)
-        else:
-            found = self.mllm.answers(prompts, both=settings.states == "both", sampling=settings.answer, seeds=seeds)
-            conditioning, answers = self._align([each.states_CSH for each in found]), [each.text for each in found]
-        images = self.images.generate(
-            conditioning.prompt_embeds_BTE, pooled_BP=conditioning.pooled_BP, seeds=seeds, settings=settings
+def draw(
+    images: ImagePipeline,
+    encoded: Sequence[Encoded],
+    *,
+    seeds: Sequence[int],
+    settings: GenerateConfig,
+    on_step: OnStep | None = None,
+) -> list[Image.Image]:
+    """Draw an image for each conditioning, in order. Those of equally many text tokens share their denoising steps.
+
+    `on_step` needs conditioning of one length. Raises ConfigError for a size the VAE can't draw.
+    """
+    drawn: dict[int, Image.Image] = {}
+    lengths = [len(each.prompt_embeds_TE) for each in encoded]
+    for length in dict.fromkeys(lengths):
+        rows = [row for row, found in enumerate(lengths) if found == length]
+        made = images.generate(
+            torch.stack([encoded[row].prompt_embeds_TE for row in rows]),
+            pooled_BP=torch.stack([encoded[row].pooled_P for row in rows]),
+            seeds=[seeds[row] for row in rows],
+            settings=settings,
+            on_step=on_step,
         )
-        return [Generated(image, answer) for image, answer in zip(images, answers, strict=True)]
-
-    @torch.inference_mode()
-    def condition(self, prompts: Sequence[str | Prompt], *, states: States) -> Conditioning:
-        """The DiT's conditioning that AlignNet makes of prompts, or of greedy answers. Raises PromptTooLong."""
-        pad_to = self.recipe.teacher.text_tokens if self.recipe.alignnet.padding == "reference" else None
-        return self._align(self.mllm.encode(prompts, states=states, pad_to=pad_to))
-
-    def _align(self, encoded: Sequence[Tensor]) -> Conditioning:
-        """The conditioning that AlignNet makes of states `(C, S_i, H)`."""
-        padding, text_tokens = self.recipe.alignnet.padding, self.recipe.teacher.text_tokens
-        states_BCSH, mask_BS = pad_states(encoded, text_tokens=text_tokens, padding=padding)
-        conditioning: Conditioning = self.alignnet(states_BCSH, mask_BS=mask_BS)
-        return conditioning
+        drawn.update(zip(rows, made, strict=True))
+    return [drawn[row] for row in range(len(encoded))]

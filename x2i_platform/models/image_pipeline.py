@@ -5,7 +5,7 @@ Shape suffixes: B batch, T text tokens, E prompt width, P pooled width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import diffusers
@@ -21,6 +21,12 @@ from x2i_platform.models.dits import architecture_of
 from x2i_platform.models.teacher import Teacher
 from x2i_platform.models.text_encoders import TextEncoders, tokenizer_of
 from x2i_platform.models.weights import locate
+
+Preview = Callable[[int], Image.Image]
+"""Draws what the image of one row of the batch would be by the last step's estimate."""
+OnStep = Callable[[int, int, Preview], None]
+"""Called after each denoising step but the last with its number, from 1, their count, and a preview. It may raise to
+end the batch."""
 
 
 class ImagePipeline:
@@ -60,12 +66,18 @@ class ImagePipeline:
         return Teacher(self._pipeline.transformer, config=config, latent_scale=self._pipeline.vae_scale_factor)
 
     def generate(
-        self, prompt_embeds_BTE: Tensor, *, pooled_BP: Tensor, seeds: Sequence[int], settings: GenerateConfig
+        self,
+        prompt_embeds_BTE: Tensor,
+        *,
+        pooled_BP: Tensor,
+        seeds: Sequence[int],
+        settings: GenerateConfig,
+        on_step: OnStep | None = None,
     ) -> list[Image.Image]:
         """Generate one RGB image of `settings.width` x `settings.height` pixels per prompt.
 
         Prompts may have any number of text tokens. Each image's noise is drawn from its own seed on the CPU, so it is
-        the same on every device and in every batch.
+        the same on every device and in every batch. Raises what `on_step` raises.
         """
         self._check_size(settings)
         device, dtype = self._pipeline.transformer.device, self._pipeline.transformer.dtype
@@ -78,9 +90,29 @@ class ImagePipeline:
             height=settings.height,
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance,
+            callback_on_step_end=self._reporting(on_step, settings=settings) if on_step else None,
             **(self._negative(prompt_embeds_BTE) if guided else {}),
         ).images
         return list(images)
+
+    def _reporting(self, on_step: OnStep, *, settings: GenerateConfig) -> Callable[..., dict[str, Any]]:
+        """The callback of diffusers' pipeline, which is given only the latents after a step."""
+        count, before = settings.num_inference_steps, None
+
+        def report(pipeline: Any, step: int, _: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            nonlocal before
+            latents, earlier = tensors["latents"], before
+            before = latents
+            if step + 1 < count:
+                sigmas = pipeline.scheduler.sigmas[step : step + 2].tolist()
+                size = {"width": settings.width, "height": settings.height}
+                on_step(step + 1, count, lambda row: self._preview(_ending(latents, earlier, sigmas, row), **size))
+            return {}
+
+        return report
+
+    def _preview(self, latents: Tensor, **size: int) -> Image.Image:
+        return self._architecture.decode(self._pipeline, latents, **size)
 
     def _check_size(self, settings: GenerateConfig) -> None:
         unit = 2 * self._pipeline.vae_scale_factor
@@ -107,3 +139,15 @@ class ImagePipeline:
             "negative_prompt_embeds": self._empty.prompt_embeds_BTE[:, kept_T].expand(batch, -1, -1).to(device, dtype),
             "negative_pooled_prompt_embeds": self._empty.pooled_BP.expand(batch, -1).to(device, dtype),
         }
+
+
+def _ending(latents: Tensor, earlier: Tensor | None, sigmas: Sequence[float], row: int) -> Tensor:
+    """Where a row was heading in its last step, from noise level `sigmas[0]` to `sigmas[1]`.
+
+    A step goes along a straight line, so two points give its end. After the first step there is one, with its noise.
+    """
+    now = latents[row : row + 1]
+    if earlier is None:
+        return now
+    velocity = (now.float() - earlier[row : row + 1].float()) / (sigmas[1] - sigmas[0])
+    return (now.float() - sigmas[1] * velocity).to(latents.dtype)

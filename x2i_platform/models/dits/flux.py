@@ -69,3 +69,6 @@ class Flux(Architecture):
     def encode(self, pipeline: Any, *, clip: Sequence[list[str]], t5: list[str], t5_tokens: int) -> Conditioning:
         prompt_embeds, pooled, _ = pipeline.encode_prompt(prompt=clip[0], prompt_2=t5, max_sequence_length=t5_tokens)
         return Conditioning(prompt_embeds_BTE=prompt_embeds, pooled_BP=pooled)
+
+    def unpacked(self, pipeline: Any, latents: Tensor, *, width: int, height: int) -> Tensor:
+        return pipeline._unpack_latents(latents, height, width, pipeline.vae_scale_factor)  # type: ignore[no-any-return]

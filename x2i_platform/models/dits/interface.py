@@ -17,6 +17,7 @@ from x2i_platform.models.conditioning import Conditioning
 from x2i_platform.models.dims import DiTDims
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 
@@ -70,3 +71,15 @@ class Architecture(ABC):
     @abstractmethod
     def encode(self, pipeline: Any, *, clip: Sequence[list[str]], t5: list[str], t5_tokens: int) -> Conditioning:
         """Encode prompts, one list for each CLIP and one for T5, by the pipeline's own `encode_prompt`."""
+
+    def decode(self, pipeline: Any, latents: Tensor, *, width: int, height: int) -> Image:
+        """Decode one image from latents `(1, …)` as they are between the pipeline's steps."""
+        vae = pipeline.vae
+        unscaled = self.unpacked(pipeline, latents, width=width, height=height) / vae.config.scaling_factor
+        pixels = vae.decode((unscaled + vae.config.shift_factor).to(vae.dtype), return_dict=False)[0]
+        image: Image = pipeline.image_processor.postprocess(pixels.detach(), output_type="pil")[0]
+        return image
+
+    @abstractmethod
+    def unpacked(self, pipeline: Any, latents: Tensor, *, width: int, height: int) -> Tensor:
+        """Return the pipeline's latents as images `(B, c, H, W)`."""

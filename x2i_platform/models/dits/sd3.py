@@ -92,3 +92,6 @@ class SD3(Architecture):
             max_sequence_length=t5_tokens,
         )
         return Conditioning(prompt_embeds_BTE=prompt_embeds, pooled_BP=pooled)
+
+    def unpacked(self, pipeline: Any, latents: Tensor, *, width: int, height: int) -> Tensor:  # noqa: ARG002 - its latents are images
+        return latents
