@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
 from pipelines.ray_cluster.keys import is_locked
 from pipelines.ray_cluster.session import Demand, ray_session
+from x2i_platform.config import Recipe
 from x2i_platform.errors import ClusterError
 from x2i_platform.models.model_folder import read_recipe
-from x2i_platform.registry import models
+from x2i_platform.registry import models, tracking
 from x2i_platform.serving.app import build
+from x2i_platform.serving.deployment import Deployment
 
 APPLICATION = "x2i-platform"
+EXIT_MARGIN_S = 15.0
+"""Seconds beyond the grace time after which the command leaves, whatever still hangs."""
+EXIT_UNCLEAN = 1
+DRAIN_MARGIN_S = 5.0
+"""Seconds beyond the grace time that the service has to say that it is done."""
 OPEN_PORT = (
     "this Ray cluster takes calls from anybody: each replica opens a port on every address of its node, and whoever "
     "reaches it runs code there; start the cluster with RAY_AUTH_MODE=token or RAY_USE_TLS=1 (docs/security.md)"
@@ -30,16 +40,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where and how to serve."""
+    """Where to serve, and how long to finish when told to stop."""
 
     host: str = "127.0.0.1"
     port: int = 8000
-    replicas: int = 1
-    num_cpus: float = 1.0
-    num_gpus: float | None = None
-    """GPUs per replica; None uses the model's recipe."""
-    queue: int = 64
-    """Requests that may wait for a replica; one more is answered 503."""
+    grace_s: float = 30.0
 
     @property
     def url(self) -> str:
@@ -48,29 +53,76 @@ class Endpoint:
 
 
 def run(
-    model: str, endpoint: Endpoint, *, tracking_uri: str, address: str | None, on_ready: Callable[[str], None]
+    arguments: Mapping[str, Any], endpoint: Endpoint, *, address: str | None, on_ready: Callable[[str], None]
 ) -> None:
-    """Serve a model until SIGINT or SIGTERM; `on_ready` is called with the URL once a replica has loaded it.
+    """Serve models until SIGINT or SIGTERM; `on_ready` is called with the URL once replicas have loaded them.
 
-    Raises ClusterError if the port is taken, the cluster serves something already, or the model can't be loaded.
+    `arguments` are those of `Deployment`. When told to stop, what was accepted is finished, or handed back as failed
+    after `grace_s`; told again, it stops at once. Raises ClusterError if the port is taken, the cluster serves
+    something already, or the models can't be loaded.
     """
-    recipe = read_recipe(models.resolve(model, tracking_uri=tracking_uri))  # a wrong model is refused before Ray starts
-    num_gpus = recipe.run.generate.num_gpus if endpoint.num_gpus is None else endpoint.num_gpus
-    arguments = {
-        "model": model if model.startswith(("models:", "runs:", "mini:")) else str(Path(model).absolute()),
-        "tracking_uri": tracking_uri,
-        "replicas": endpoint.replicas,
-        "num_cpus": endpoint.num_cpus,
-        "num_gpus": num_gpus,
-        "max_queued_requests": endpoint.queue,
-    }
-    demand = Demand(cpus=endpoint.replicas * endpoint.num_cpus, gpus=endpoint.replicas * num_gpus)
-    with ray_session(address, demand=demand), _until_told_to_stop(), _http(endpoint):
+    deployment = Deployment.of(arguments)
+    uri = deployment.tracking_uri or tracking.default_tracking_uri()
+    # A wrong model is refused before Ray starts.
+    recipe = read_recipe(models.resolve(deployment.model[0], tracking_uri=uri))
+    demand = _demand(deployment, recipe)
+    placed = {**arguments, "model": [_placed(model) for model in deployment.model], "tracking_uri": uri}
+    with (
+        _leaving_within(endpoint.grace_s + EXIT_MARGIN_S) as told_to_stop,
+        ray_session(address, demand=demand),
+        _until_told_to_stop(),
+        _http(endpoint),
+    ):
         if not is_locked():
             log.warning(OPEN_PORT)
-        _deploy(arguments)
-        on_ready(endpoint.url)
-        threading.Event().wait()
+        service = _deploy(placed)
+        try:
+            on_ready(endpoint.url)
+            threading.Event().wait()
+        finally:
+            told_to_stop()
+            _drain(service, grace_s=endpoint.grace_s)
+
+
+def _demand(deployment: Deployment, recipe: Recipe) -> Demand:
+    """What the least number of replicas needs."""
+    gpus = deployment.gpus(recipe)
+    encoders, denoisers = deployment.encoders[0], deployment.denoisers[0]
+    return Demand(
+        cpus=(encoders + denoisers) * deployment.num_cpus,
+        gpus=encoders * gpus.encoder + denoisers * gpus.denoiser,
+    )
+
+
+def _placed(model: str) -> str:
+    """A model's name that means the same to a replica, which runs in another folder."""
+    return model if model.startswith(("models:", "runs:", "mini:")) else str(Path(model).absolute())
+
+
+@contextlib.contextmanager
+def _leaving_within(seconds: float) -> Iterator[Callable[[], None]]:
+    """Yield what starts the clock, for the case that the block doesn't end in time.
+
+    Where Ray's own processes were told to stop too, as systemd does, calls to them don't return.
+    """
+    leave = threading.Timer(seconds, os._exit, (EXIT_UNCLEAN,))
+    leave.daemon = True
+    try:
+        yield leave.start
+    finally:
+        leave.cancel()
+
+
+def _drain(service: Any, *, grace_s: float) -> None:
+    """Finish what was accepted."""
+
+    def drain() -> None:
+        with contextlib.suppress(RayError, RayServeException, TimeoutError):  # a service that died has nothing left
+            service.drain.remote(grace_s).result(timeout_s=grace_s + DRAIN_MARGIN_S)
+
+    draining = threading.Thread(target=drain, daemon=True)
+    draining.start()
+    draining.join(grace_s + DRAIN_MARGIN_S)
 
 
 @contextlib.contextmanager
@@ -111,9 +163,10 @@ def _http(endpoint: Endpoint) -> Iterator[None]:
         serve.shutdown()
 
 
-def _deploy(arguments: dict[str, Any]) -> None:
+def _deploy(arguments: dict[str, Any]) -> Any:
+    """Start the service and wait until its models are loaded; returns the handle of its ingress."""
     try:
-        serve.run(build(arguments), name=APPLICATION, route_prefix="/")
+        return serve.run(build(arguments), name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
         status = serve.status().applications.get(APPLICATION)
         messages = [part.message for part in status.deployments.values()] if status else []

@@ -45,6 +45,12 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The event loop of tests that are coroutines."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[str]:
     """Address of a Ray head on loopback with 6 logical CPUs, to which `ray.init(address)` may come and go."""
     port = free_port()

@@ -70,6 +70,21 @@ def generation(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def loaded_models(recipe: Recipe) -> dict[str, Any]:
+    """Fingerprint of what is loaded to generate besides AlignNet: the MLLM, as it is asked, and the DiT."""
+    trained_on = {"states"}
+    return {
+        "mllm": {
+            "weights": identity(recipe.mllm.model, revision=recipe.mllm.revision),
+            **recipe.mllm.model_dump(mode="json", exclude=_WHERE_FROM | trained_on),
+        },
+        "teacher": {
+            "weights": identity(recipe.teacher.model, revision=recipe.teacher.revision),
+            **recipe.teacher.model_dump(mode="json", include={"dtype", "text_tokens"}),
+        },
+    }
+
+
 def _teacher(config: TeacherConfig) -> dict[str, Any]:
     """The default of `canvas` is left out: every store from before that choice was made with it."""
     default = {"canvas"} if config.canvas == "noise" else set()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
-import io
-import json
 from typing import Any, cast
 
-import numpy as np
 import pytest
-from PIL import Image, ImageChops
 from pydantic import ValidationError
 
 from x2i_platform.config import AnswerConfig, GenerateConfig
-from x2i_platform.serving.api import GenerationRequest, Made, names_of, response_body, validation_body
+from x2i_platform.serving.api import (
+    EditRequest,
+    GenerationRequest,
+    completed_event,
+    partial_event,
+    response_body,
+    validation_body,
+)
+from x2i_platform.serving.travel import Drawn, Progress
 
 DEFAULTS = GenerateConfig(num_inference_steps=4, guidance=3.5, width=64, height=32)
 FACTS = {"model": "models:/mini@candidate", "version": "models:/mini/3", "digest": "0123456789abcdef"}
@@ -27,14 +31,14 @@ def test_null_and_what_changes_nothing_are_as_if_left_out() -> None:
         "quality": "standard",
         "background": "opaque",
         "moderation": "auto",
-        "stream": False,
-        "partial_images": 0,
+        "stream": True,
+        "partial_images": 3,
     }
     assert GenerationRequest(prompt="a", **harmless).settings(DEFAULTS) == plain.settings(DEFAULTS)
     other: dict[str, Any] = {
         "quality": "hd",
         "background": "transparent",
-        "stream": True,
+        "partial_images": 11,
         "output_compression": 50,
     }
     for field, value in other.items():
@@ -52,11 +56,6 @@ def test_messages_are_the_prompt_and_settings_of_the_answer_go_over_the_models()
     defaults = DEFAULTS.model_copy(update={"answer": AnswerConfig(temperature=0.5)})
     assert request.settings(defaults).answer == AnswerConfig(temperature=0.5, top_p=0.5)
     assert GenerationRequest(prompt="a").settings(defaults).answer == AnswerConfig(temperature=0.5)
-
-
-def test_a_model_is_known_by_the_names_that_it_has() -> None:
-    assert names_of(FACTS) == {"models:/mini@candidate", "models:/mini/3", "mini"}
-    assert names_of({"model": "folder", "version": "folder"}) == {"folder"}
 
 
 def refused(**fields: Any) -> dict[str, Any]:
@@ -127,17 +126,36 @@ def test_a_request_sets_what_it_names_and_takes_the_rest_from_the_model() -> Non
     assert asked.settings(DEFAULTS) == expected
 
 
-@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
-def test_the_answer_holds_images_and_the_seeds_that_make_them_again(output_format: str) -> None:
-    image = Image.linear_gradient("L").resize((48, 32)).convert("RGB")
-    made = [Made(image, "a red circle", seed, DEFAULTS) for seed in (7, 8)]
-    body = response_body(made, facts=FACTS, output_format=output_format)
-    assert [entry["seed"] for entry in body["data"]] == [7, 8]
-    assert body.items() >= FACTS.items()
-    with Image.open(io.BytesIO(base64.b64decode(body["data"][0]["b64_json"]))) as decoded:
-        assert (decoded.format, decoded.size) == (output_format.upper(), (48, 32))
-        if output_format == "png":
-            assert decoded.info["prompt"] == "a red circle"
-            assert json.loads(decoded.info["x2i"]) == {"seed": 7, **FACTS, **DEFAULTS.model_dump()}
-        worst = np.asarray(ImageChops.difference(decoded.convert("RGB"), image)).max()
-    assert worst <= (0 if output_format == "png" else 24)
+def test_an_edit_is_a_prompt_of_its_images_and_then_its_words() -> None:
+    url = "data:image/png;base64,QUJD"
+    edit = EditRequest.model_validate(
+        {"prompt": "in blue", "images": [{"image_url": url}] * 2, "seed": 3, "answer": {"top_p": 0.5}, "stream": True}
+    )
+    request = edit.request()
+    assert (request.seed, request.stream, request.words) == (3, True, "in blue")
+    assert [part.kind for part in request.content[0].parts] == ["image", "image", "text"]  # type: ignore[union-attr]
+    assert request.settings(DEFAULTS).answer == AnswerConfig(top_p=0.5)
+    with pytest.raises(ValidationError, match="must not be blank"):
+        EditRequest.model_validate({"prompt": " ", "images": [{"image_url": url}]}).request()
+    with pytest.raises(ValidationError, match="only data URLs are taken"):
+        EditRequest.model_validate({"prompt": "a", "images": [{"image_url": "/etc/passwd"}]}).request()
+
+
+def test_the_answer_holds_images_and_the_seeds_that_make_them_again() -> None:
+    drawn = [Drawn(b"image", seed, answer, 1, {}) for seed, answer in ((7, None), (8, "a ring"))]
+    request = GenerationRequest(prompt="a red circle", output_format="webp")
+    body = response_body(drawn, request=request, size="48x32", facts=FACTS)
+    assert [base64.b64decode(entry["b64_json"]) for entry in body["data"]] == [b"image"] * 2
+    assert [(entry["seed"], entry.get("revised_prompt")) for entry in body["data"]] == [(7, None), (8, "a ring")]
+    assert body.items() >= {**FACTS, "size": "48x32", "output_format": "webp"}.items()
+
+
+def test_events_have_the_types_of_openai() -> None:
+    request = GenerationRequest(prompt="a", stream=True)
+    partial = partial_event(Progress(7, 2, 8, b"half", 1), kind="image_edit", request=request, size="48x32")
+    assert (partial["type"], partial["partial_image_index"]) == ("image_edit.partial_image", 1)
+    assert (partial["step"], partial["steps"], base64.b64decode(partial["b64_json"])) == (2, 8, b"half")
+    drawn = Drawn(b"image", 7, None, 1, {})
+    completed = completed_event(drawn, kind="image_generation", request=request, size="48x32", facts=FACTS)
+    assert (completed["type"], completed["seed"]) == ("image_generation.completed", 7)
+    assert completed.items() >= FACTS.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import signal
 import socket
@@ -44,18 +45,25 @@ class Server:
     http: httpx.Client
     port: int
     model: Path
+    state: Path
+
+    def figure(self, name: str) -> float:
+        """One of Prometheus' figures."""
+        lines = self.http.get("/metrics").text.splitlines()
+        return next(float(line.split(" ")[1]) for line in lines if line.startswith(f"{name} "))
 
     def post(self, **fields: Any) -> httpx.Response:
         return self.http.post(ROUTE, json=fields)
 
 
 @pytest.fixture(scope="module")
-def server(model_folder: Path, ray_cluster: str) -> Iterator[Server]:
-    port = free_port()
+def server(model_folder: Path, ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    port, state = free_port(), tmp_path_factory.mktemp("state")
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "cli", "serve", model_folder.name),
-            *(f"--port={port}", f"--address={ray_cluster}", "--queue=2"),
+            *(f"--port={port}", f"--address={ray_cluster}", f"--state={state}"),
+            *("--queue=2", "--max-batch=2", "--grace=3"),
         ],
         cwd=model_folder.parent,
         stdout=subprocess.PIPE,
@@ -65,7 +73,7 @@ def server(model_folder: Path, ray_cluster: str) -> Iterator[Server]:
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
             wait_until_ready(http, process)
-            yield Server(process, http, port, model_folder)
+            yield Server(process, http, port, model_folder, state)
     finally:
         process.terminate()
         process.wait(timeout=60)
@@ -172,23 +180,6 @@ def test_without_a_seed_each_answer_differs_and_tells_its_seed(server: Server) -
     assert images(server.post(prompt="a red circle", seed=seed)) == [left]
 
 
-def test_the_largest_seed_is_drawn_as_it_is_and_followed_by_zero(server: Server) -> None:
-    answer = server.post(prompt="a", seed=2**63 - 1, n=2, num_inference_steps=1)
-    assert [entry["seed"] for entry in answer.json()["data"]] == [2**63 - 1, 0]
-    [zero] = images(server.post(prompt="a", seed=0, num_inference_steps=1))
-    assert worst_level(zero, images(answer)[1]) <= 1
-
-
-@pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
-def test_sizes_and_formats(server: Server, output_format: str) -> None:
-    answer = server.post(prompt="a blue square", size="96x32", seed=1, output_format=output_format)
-    [data] = images(answer)
-    with Image.open(io.BytesIO(data)) as image:
-        image.load()
-        assert (image.format, image.size) == (output_format.upper(), (96, 32))
-    assert answer.json()["output_format"] == output_format
-
-
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -221,24 +212,50 @@ def test_a_wrong_route_is_refused_in_openais_words(server: Server, method: str, 
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
-def test_a_burst_is_answered_with_503_and_what_was_queued_is_made(server: Server) -> None:
+def test_a_stream_comes_through_and_who_leaves_it_ends_the_work(server: Server) -> None:
+    fields = {"prompt": "a red circle", "seed": 7, "stream": True, "partial_images": 2, "num_inference_steps": 6}
+    with server.http.stream("POST", ROUTE, json=fields) as answer:
+        names = [line.partition(": ")[2] for line in answer.iter_lines() if line.startswith("event: ")]
+    assert names == [*["image_generation.partial_image"] * 2, "image_generation.completed"]
+    endless = {**fields, "num_inference_steps": 200, "size": "1536x1536"}
+    with server.http.stream("POST", ROUTE, json=endless) as answer:
+        assert next(answer.iter_lines()).startswith("event: image_generation.partial_image")
+        assert server.figure("x2i_requests_at_work") == 1
+    with pytest.raises(httpx.TimeoutException):
+        server.http.post(ROUTE, json={**endless, "stream": False}, timeout=1)
+    wait_for(lambda: server.figure("x2i_requests_at_work") == 0)
+
+
+def test_a_job_is_made_cancelled_and_kept_from_others(server: Server) -> None:
+    quick = server.http.post("/v1/jobs", json={"prompt": "a red circle", "seed": 8})
+    assert (quick.status_code, quick.json()["object"]) == (202, "job")
+    wait_for(lambda: server.http.get(f"/v1/jobs/{quick.json()['id']}").json()["status"] == "succeeded")
+    made = images(server.http.get(f"/v1/jobs/{quick.json()['id']}/result"))
+    assert worst_level(made[0], images(server.post(prompt="a red circle", seed=8))[0]) <= 1
+
+    endless = {"prompt": "a", "num_inference_steps": 200, "size": "1536x1536"}
+    place = f"/v1/jobs/{server.http.post('/v1/jobs', json=endless).json()['id']}"
+    wait_for(lambda: server.http.get(place).json()["step"] > 0)
+    assert server.http.delete(place).json()["status"] == "cancelled"
+    assert server.http.get(f"{place}/result").status_code == 409
+    wait_for(lambda: server.figure("x2i_requests_at_work") == 0)
+
+
+def test_a_burst_is_answered_with_429_and_what_was_queued_is_made(server: Server) -> None:
     def ask(seed: int) -> httpx.Response:
-        return httpx.post(
-            f"{server.http.base_url}{ROUTE}",
-            json={"prompt": "a red circle", "seed": seed, "num_inference_steps": 60},
-            timeout=120,
-        )
+        fields = {"prompt": "a red circle", "seed": seed, "num_inference_steps": 60}
+        return httpx.post(f"{server.http.base_url}{ROUTE}", json=fields, timeout=120)
 
     with ThreadPoolExecutor(12) as threads:
         asked = [threads.submit(ask, seed) for seed in range(12)]
         time.sleep(0.5)
-        assert server.http.get("/ready").json()["status"] in ("ready", "busy")
+        assert server.http.get("/ready").json()["status"] == "ready"
         assert server.http.get("/health").status_code == 200
         responses = [each.result() for each in asked]
     statuses = Counter(response.status_code for response in responses)
-    assert set(statuses) == {200, 503}
+    assert set(statuses) == {200, 429}
     assert statuses[200] >= 2
-    refusal = next(response for response in responses if response.status_code == 503)
+    refusal = next(response for response in responses if response.status_code == 429)
     assert int(refusal.headers["Retry-After"]) > 0
     assert refusal.json()["error"]["type"] == "server_overloaded"
     assert images(server.post(prompt="a", seed=1))
@@ -250,45 +267,62 @@ def test_a_cluster_that_serves_already_is_left_alone(server: Server, ray_cluster
     assert server.http.get("/health").status_code == 200
 
 
-def test_without_a_replica_requests_fail_fast_and_the_next_replica_is_the_same_model(
-    server: Server, ray_cluster: str
+@pytest.mark.parametrize("kind", ["EncoderReplica", "DenoiserReplica"])
+def test_a_request_outlives_its_replica_and_the_next_is_the_same_model(
+    server: Server, ray_cluster: str, kind: str
 ) -> None:
     before = server.http.get("/ready").json()
-    [replica] = [
+    wanted = {"prompt": f"a red circle, {kind}", "seed": 3, "num_inference_steps": 200, "size": "256x256"}
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(lambda: server.post(**wanted))
+        wait_for(lambda: server.figure("x2i_requests_at_work") == 1)
+        [replica] = [process for process in replicas(ray_cluster) if kind in process.name() + command_line(process)]
+        replica.kill()
+        wait_for(lambda: server.http.get("/ready").status_code == 503)
+        assert server.http.get("/ready").json()["status"] == "no replica"
+        [image] = images(asked.result())
+    assert server.http.get("/ready").json() == before
+    assert worst_level(image, images(server.post(**wanted))[0]) <= 1
+
+
+def replicas(ray_cluster: str) -> list[psutil.Process]:
+    """The processes of this cluster's replicas of models."""
+    return [
         process
         for process in psutil.process_iter()
-        if "ServeReplica:x2i-platform:ImageModel" in process.name() + command_line(process)
+        if "ServeReplica:x2i-platform:" in process.name() + command_line(process)
         and f"--gcs-address={ray_cluster}" in command_line(psutil.Process(process.ppid()))
     ]
-    replica.kill()
-    statuses: list[int] = []
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while (not statuses or statuses[-1] != 503) and time.monotonic() < deadline:
-        statuses.append(server.http.get("/ready").status_code)
-    answer = server.post(prompt="a red circle")
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
-    assert answer.json()["error"]["message"] == "no replica of the model is running; try again later"
-    wait_until_ready(server.http, server.process)
-    assert server.http.get("/ready").json() == before
-    assert server.post(prompt="a red circle").status_code == 200
 
 
-def test_sigterm_ends_the_service_cleanly_and_frees_the_port(server: Server) -> None:
+def wait_for(condition: Callable[[], bool], *, timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it didn't happen"
+        time.sleep(0.05)
+
+
+def test_sigterm_hands_jobs_back_as_failed_and_a_new_service_knows_them(server: Server) -> None:
+    endless = {"prompt": "a", "num_inference_steps": 200, "size": "1536x1536"}
+    ids = [server.http.post("/v1/jobs", json=endless).json()["id"] for _ in range(3)]
     server.process.send_signal(signal.SIGTERM)
+    wait_for(lambda: server.http.get("/ready").status_code == 503)
+    assert server.post(prompt="a").json()["error"]["message"] == "shutting down"
     output, _ = server.process.communicate(timeout=60)
     assert server.process.returncode == 0
-    assert f"serving untrained at http://127.0.0.1:{server.port}{ROUTE}" in " ".join(output.split())
+    assert f"serving untrained at http://127.0.0.1:{server.port}" in " ".join(output.split())
     assert "Traceback" not in output
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", server.port))
+    records = [json.loads((server.state / "jobs" / f"{job_id}.json").read_text()) for job_id in ids]
+    assert [(record["status"], record["error"]["message"]) for record in records] == [("failed", "shutting down")] * 3
 
 
 def serve(model: Path, *, port: int, address: str) -> None:
     run(
-        str(model),
+        {"model": str(model), "tracking_uri": "sqlite:////nowhere/mlflow.db"},
         Endpoint(port=port),
-        tracking_uri="sqlite:////nowhere/mlflow.db",
         address=address,
         on_ready=lambda url: os.kill(os.getpid(), signal.SIGTERM),
     )
@@ -319,3 +353,5 @@ def test_the_application_refuses_arguments_it_does_not_know() -> None:
         build({"modle": "x"})
     with pytest.raises(ConfigError, match="needs the argument 'model'"):
         build({})
+    with pytest.raises(ConfigError, match="'replicas': 'many' is neither a number nor a range such as 1-4"):
+        build({"model": "x", "replicas": "many"})

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from x2i_platform.generation.generator import Generated
@@ -22,8 +23,22 @@ def text_chunks(prompt: str, how: Mapping[str, Any], *, answer: str | None = Non
     return chunks
 
 
+def image_bytes(
+    image: Image.Image,
+    *,
+    prompt: str,
+    how: Mapping[str, Any] | None,
+    answer: str | None = None,
+    output_format: str = "png",
+) -> bytes:
+    """An image file: `png`, `jpeg` or `webp`. A PNG says in its text chunks how it was made, unless `how` is None."""
+    buffer = io.BytesIO()
+    says = how is not None and output_format == "png"
+    text = {"pnginfo": text_chunks(prompt, how or {}, answer=answer)} if says else {}
+    image.save(buffer, format=output_format, **text)
+    return buffer.getvalue()
+
+
 def png_bytes(made: Generated, *, prompt: str, how: Mapping[str, Any]) -> bytes:
     """A PNG with its text chunks."""
-    buffer = io.BytesIO()
-    made.image.save(buffer, format="png", pnginfo=text_chunks(prompt, how, answer=made.answer))
-    return buffer.getvalue()
+    return image_bytes(made.image, prompt=prompt, how=how, answer=made.answer)

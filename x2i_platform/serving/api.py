@@ -7,37 +7,33 @@ from __future__ import annotations
 
 import base64
 import difflib
-import io
 import re
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from x2i_platform.config import AnswerConfig, GenerateConfig, States
 from x2i_platform.errors import InputError
 from x2i_platform.generation.content import MAX_TEXT_CHARS, Message, is_unicode, parse_prompt, words_of
-from x2i_platform.generation.provenance import text_chunks
+from x2i_platform.serving.travel import Drawn, Progress
 
 MAX_SIDE = 2048
 SIZE = re.compile(r"[0-9]{2,4}x[0-9]{2,4}")
 MAX_SEED = 2**63 - 1
+MAX_PARTIAL_IMAGES = 10
+MAX_EDIT_IMAGES = 16
 
 
-class GenerationRequest(BaseModel):
-    """`POST /v1/images/generations`: OpenAI's fields, plus diffusion settings that its schema has no name for.
+class ImageFields(BaseModel):
+    """What requests for images share: OpenAI's fields, plus diffusion settings that its schema has no name for.
 
-    A prompt of more than text is a list of parts, or a dialogue under `messages`, as in OpenAI's chats. Of fields that
-    can't be honoured, values that change nothing are accepted.
+    Of fields that can't be honoured, values that change nothing are accepted.
     """
 
     model_config = ConfigDict(extra="forbid")
 
-    prompt: str | list[Any] | None = None
-    messages: list[Any] | None = None
     model: str | None = None
     n: Annotated[int, Field(ge=1, le=10)] = 1
     size: str = "auto"
@@ -48,8 +44,8 @@ class GenerationRequest(BaseModel):
     background: Literal["auto", "opaque"] = "auto"
     moderation: Literal["auto"] = "auto"
     output_compression: Literal[100] = 100
-    stream: Literal[False] = False
-    partial_images: Literal[0] = 0
+    stream: bool = False
+    partial_images: Annotated[int, Field(ge=0, le=MAX_PARTIAL_IMAGES)] = 0
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] | None = None
     states: States | None = None
     answer: AnswerConfig | None = None
@@ -61,6 +57,37 @@ class GenerationRequest(BaseModel):
     def _null_is_the_default(cls, fields: Any) -> Any:
         """Treat null as left out, as OpenAI's schema does; its clients send every field they know."""
         return {name: value for name, value in fields.items() if value is not None} if type(fields) is dict else fields
+
+    @field_validator("size")
+    @classmethod
+    def _size_is_drawable(cls, size: str) -> str:
+        sides = [int(side) for side in size.split("x")] if SIZE.fullmatch(size) else []
+        if size != "auto" and (not sides or any(side % 16 or not 16 <= side <= MAX_SIDE for side in sides)):
+            raise ValueError(
+                f"must be WIDTHxHEIGHT in multiples of 16 from 16 to {MAX_SIDE}, or auto, not {size[:20]!r}"
+            )
+        return size
+
+    def settings(self, defaults: GenerateConfig) -> GenerateConfig:
+        """The request's settings over the model's defaults."""
+        width, height = (defaults.width, defaults.height) if self.size == "auto" else map(int, self.size.split("x"))
+        return GenerateConfig(
+            states=self.states or defaults.states,
+            answer=defaults.answer.model_copy(update=self.answer.model_dump(exclude_unset=True) if self.answer else {}),
+            num_inference_steps=self.num_inference_steps or defaults.num_inference_steps,
+            guidance=defaults.guidance if self.guidance_scale is None else self.guidance_scale,
+            width=width,
+            height=height,
+        )
+
+
+class GenerationRequest(ImageFields):
+    """`POST /v1/images/generations`. A prompt of more than text is a list of parts, or a dialogue under `messages`, as
+    in OpenAI's chats.
+    """
+
+    prompt: str | list[Any] | None = None
+    messages: list[Any] | None = None
 
     @field_validator("prompt", "messages", mode="before")
     @classmethod
@@ -95,27 +122,29 @@ class GenerationRequest(BaseModel):
         """What the image says that it was made from."""
         return self.content if isinstance(self.content, str) else words_of(self.content)
 
-    @field_validator("size")
-    @classmethod
-    def _size_is_drawable(cls, size: str) -> str:
-        sides = [int(side) for side in size.split("x")] if SIZE.fullmatch(size) else []
-        if size != "auto" and (not sides or any(side % 16 or not 16 <= side <= MAX_SIDE for side in sides)):
-            raise ValueError(
-                f"must be WIDTHxHEIGHT in multiples of 16 from 16 to {MAX_SIDE}, or auto, not {size[:20]!r}"
-            )
-        return size
 
-    def settings(self, defaults: GenerateConfig) -> GenerateConfig:
-        """The request's settings over the model's defaults."""
-        width, height = (defaults.width, defaults.height) if self.size == "auto" else map(int, self.size.split("x"))
-        return GenerateConfig(
-            states=self.states or defaults.states,
-            answer=defaults.answer.model_copy(update=self.answer.model_dump(exclude_unset=True) if self.answer else {}),
-            num_inference_steps=self.num_inference_steps or defaults.num_inference_steps,
-            guidance=defaults.guidance if self.guidance_scale is None else self.guidance_scale,
-            width=width,
-            height=height,
-        )
+class ImageReference(BaseModel):
+    """An image of an edit, as OpenAI's JSON has it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image_url: str
+
+
+class EditRequest(ImageFields):
+    """`POST /v1/images/edits`: images and what to do with them. The MLLM sees the images before the words."""
+
+    prompt: str
+    images: Annotated[list[ImageReference], Field(min_length=1, max_length=MAX_EDIT_IMAGES)]
+    input_fidelity: Literal["low"] = "low"
+
+    def request(self) -> GenerationRequest:
+        """The same as a prompt of parts. Raises ValidationError for an image or words that can't be used."""
+        parts = [{"type": "image_url", "image_url": {"url": image.image_url}} for image in self.images]
+        fields = self.model_dump(exclude={"prompt", "images", "input_fidelity"}, exclude_unset=True)
+        if not self.prompt.strip():
+            return GenerationRequest(prompt=self.prompt, **fields)  # which is refused
+        return GenerationRequest(prompt=[*parts, {"type": "text", "text": self.prompt}], **fields)
 
 
 def parsed(prompt: list[Any]) -> tuple[Message, ...]:
@@ -126,38 +155,52 @@ def parsed(prompt: list[Any]) -> tuple[Message, ...]:
         raise ValueError(str(error)) from None
 
 
-@dataclass(frozen=True)
-class Made:
-    """An image and the request it was made from."""
-
-    image: Image.Image
-    prompt: str
-    seed: int
-    settings: GenerateConfig
-    answer: str | None = None
-    """What the MLLM answered, if its states conditioned the image."""
-
-
-def response_body(made: list[Made], *, facts: Mapping[str, str], output_format: str) -> dict[str, Any]:
+def response_body(
+    drawn: Sequence[Drawn], *, request: ImageFields, size: str, facts: Mapping[str, str]
+) -> dict[str, Any]:
     """OpenAI's answer. `seed` beside each image and the model's `facts` say how to make it again.
 
     The MLLM's answer, where it conditioned the image, is `revised_prompt`.
     """
-    data = [
-        {"b64_json": base64.b64encode(encode_image(each, facts=facts, output_format=output_format)).decode()}
-        | {"seed": each.seed, **({} if each.answer is None else {"revised_prompt": each.answer})}
-        for each in made
-    ]
-    return {"created": int(time.time()), "data": data, "output_format": output_format, **facts}
+    data = [{"b64_json": base64.b64encode(each.image).decode(), **_told(each)} for each in drawn]
+    return {"created": int(time.time()), "data": data, **_format(request, size=size), **facts}
 
 
-def encode_image(made: Made, *, facts: Mapping[str, str], output_format: str) -> bytes:
-    """The bytes of an image file; a PNG says in its text chunks how it was made."""
-    buffer = io.BytesIO()
-    how = {"seed": made.seed, **facts, **made.settings.model_dump()}
-    text = {"pnginfo": text_chunks(made.prompt, how, answer=made.answer)} if output_format == "png" else {}
-    made.image.save(buffer, format=output_format, **text)
-    return buffer.getvalue()
+def partial_event(progress: Progress, *, kind: str, request: ImageFields, size: str) -> dict[str, Any]:
+    """OpenAI's event of a partial image; `kind` is `image_generation` or `image_edit`."""
+    assert progress.partial is not None
+    return {
+        "type": f"{kind}.partial_image",
+        "b64_json": base64.b64encode(progress.partial).decode(),
+        "partial_image_index": progress.index,
+        "created_at": int(time.time()),
+        **_format(request, size=size),
+        "seed": progress.seed,
+        "step": progress.step,
+        "steps": progress.steps,
+    }
+
+
+def completed_event(
+    drawn: Drawn, *, kind: str, request: ImageFields, size: str, facts: Mapping[str, str]
+) -> dict[str, Any]:
+    """OpenAI's event of a finished image."""
+    return {
+        "type": f"{kind}.completed",
+        "b64_json": base64.b64encode(drawn.image).decode(),
+        "created_at": int(time.time()),
+        **_format(request, size=size),
+        **_told(drawn),
+        **facts,
+    }
+
+
+def _format(request: ImageFields, *, size: str) -> dict[str, str]:
+    return {"size": size, "quality": "auto", "background": "opaque", "output_format": request.output_format}
+
+
+def _told(drawn: Drawn) -> dict[str, Any]:
+    return {"seed": drawn.seed, **({} if drawn.answer is None else {"revised_prompt": drawn.answer})}
 
 
 def error_body(
@@ -167,21 +210,13 @@ def error_body(
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def names_of(facts: Mapping[str, str]) -> set[str]:
-    """Names that a client may use for the model: the one the service was started with, its version, or its registered
-    name.
-    """
-    registered = re.fullmatch(r"models:/([^/@]+)[/@].+", facts["version"])
-    return {facts["model"], facts["version"], *(registered.groups() if registered else ())}
-
-
-def validation_body(problem: Mapping[str, Any]) -> dict[str, Any]:
+def validation_body(problem: Mapping[str, Any], *, fields: Iterable[str] = ()) -> dict[str, Any]:
     """OpenAI's error object for the first of pydantic's problems with a request."""
     param = ".".join(str(part) for part in problem["loc"] if part != "body")
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "json_invalid":
         return error_body(f"the body is not JSON: {problem['ctx']['error']}")
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(param, GenerationRequest.model_fields, n=1)
+        near = difflib.get_close_matches(param, fields or GenerationRequest.model_fields, n=1)
         message = f"unknown field{f'; did you mean {near[0]!r}?' if near else ''}"
     return error_body(f"{param or 'the body'}: {message}", param=param or None)

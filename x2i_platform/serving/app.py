@@ -1,208 +1,265 @@
-"""The Ray Serve application: an HTTP ingress in front of replicas that each hold a `Generator`.
+"""The Ray Serve application: an ingress, encoders and denoisers. The only module that imports ray.serve.
 
-The only module that imports ray.serve. Invariants: the queue in front of the replicas is bounded, so a burst is
-answered with 503 and not with an endless wait, and so is a request when no replica is left; a replica serves the model
-that was deployed, or none; no path of the server and no traceback reaches a client.
+    HTTP ──► Ingress ──► Encoder (MLLM + AlignNets) ──► conditioning, as an object ──► Denoiser (DiT + VAE)
 
-Ray Serve pickles `api` when `serve.ingress` decorates the class: routes that are added later are lost, and annotations
-that are strings, as `from __future__ import annotations` makes them, can't be resolved.
+Prompts and pictures go to an encoder alone, and only conditioning to a denoiser. Invariants: a replica serves the
+versions that were deployed or followed, or none; a replica that dies costs a request a second attempt, not its life.
+
+What goes between deployments is the values of `travel`. Errors travel as text, because exceptions lose their causes
+between processes.
 """
 
+from __future__ import annotations
+
 import asyncio
-import logging
-import secrets
 import time
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+import ray
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.serve import Application
-from ray.serve.exceptions import BackPressureError
 from ray.serve.schema import ReplicaState
-from starlette.exceptions import HTTPException
 
-from x2i_platform.errors import ConfigError, InputError
-from x2i_platform.generation.generator import Generator, ImageRequest
-from x2i_platform.generation.loading import load_prompt
+from x2i_platform.cache import cache_folder
+from x2i_platform.errors import X2IError, from_text, to_text
+from x2i_platform.generation.encoder import Encoded
+from x2i_platform.models.catalog import dit_dims
 from x2i_platform.models.devices import choose_device
-from x2i_platform.models.prompts import Prompt
 from x2i_platform.registry import tracking
-from x2i_platform.serving.api import (
-    MAX_SEED,
-    GenerationRequest,
-    Made,
-    error_body,
-    names_of,
-    response_body,
-    validation_body,
-)
-from x2i_platform.serving.pinned import Pinned, fetch, pin_model
+from x2i_platform.serving.catalogue import Catalogue, Follower, Offer
+from x2i_platform.serving.denoiser import Denoiser
+from x2i_platform.serving.deployment import Deployment, load_finish
+from x2i_platform.serving.encoding import PromptEncoder
+from x2i_platform.serving.http.app import make_app
+from x2i_platform.serving.jobs import Jobs
+from x2i_platform.serving.metrics import Metrics
+from x2i_platform.serving.pinned import Pinned, pin_model, require_same_base
+from x2i_platform.serving.queue import Queue
+from x2i_platform.serving.service import NoReplicaError, ReplicaLostError, Service
+from x2i_platform.serving.travel import Drawing, Drawn, Progress, Wanted, Watcher
 
-MAX_QUEUED_REQUESTS = 64
-MAX_ONGOING_REQUESTS = 2
-"""A replica computes one request while the next is already decoded."""
-
-READY_TIMEOUT_S = 2.0
 LIVENESS_S = 1.0
-"""Seconds between checks whether a replica is alive; Ray Serve itself checks as often."""
-RETRY = {"Retry-After": "5"}
-RANDOM_SEEDS = 2**32
-"""Random seeds are below this: JavaScript reads whole numbers exactly up to 2**53."""
-
-log = logging.getLogger(__name__)
-api = FastAPI(title="x2i-platform", description="Images from any prompt a multimodal LLM understands.")
-
-
-@api.exception_handler(RequestValidationError)
-async def _invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-    return JSONResponse(validation_body(error.errors()[0]), status_code=400)
+"""Seconds between looks whether replicas run; Ray Serve itself looks as often."""
+INLINE_BYTES = 64 * 1024
+"""Conditioning up to this size goes with the call; larger ones go through the object store, past the ingress."""
+SLOTS_A_REPLICA = 2
+"""Batches of a denoiser that are let out of the queue: one that is drawn, and the next, whose prompts are read."""
+Result = TypeVar("Result")
 
 
-@api.exception_handler(HTTPException)
-async def _no_such_route(_: Request, error: HTTPException) -> JSONResponse:
-    return JSONResponse(error_body(str(error.detail)), status_code=error.status_code, headers=error.headers)
+class EncoderReplica:
+    """The MLLM, and the AlignNets over it."""
 
+    def __init__(self, models: list[Pinned], *, tracking_uri: str, num_gpus: float, max_batch: int) -> None:
+        device = choose_device(num_gpus)
+        self.encoder = PromptEncoder(models[0], tracking_uri=tracking_uri, device=device, max_batch=max_batch)
+        for model in models[1:]:
+            self.encoder.load(model)
 
-class ImageModel:
-    """One replica: the models of one registered version."""
-
-    def __init__(self, pinned: Pinned, *, tracking_uri: str, num_gpus: float) -> None:
-        self.facts = pinned.facts
-        self.generator = Generator.load(fetch(pinned, tracking_uri=tracking_uri), device=choose_device(num_gpus))
-
-    def ready(self) -> None:
-        """Answers once the models are loaded."""
-
-    async def create(self, request: GenerationRequest) -> dict[str, Any]:
-        """Generate `request.n` images; a client's mistake is returned under `error`."""
-        first = secrets.randbelow(RANDOM_SEEDS) if request.seed is None else request.seed
-        seeds = [(first + i) % (MAX_SEED + 1) for i in range(request.n)]
-        settings = request.settings(self.generator.recipe.generate)
+    async def load(self, model: Pinned) -> str:
+        """Load a version beside the others; returns an error as text, or ""."""
         try:
-            prompt = await run_in_threadpool(self._prompt, request)
-            wanted = [ImageRequest(prompt, seed, settings) for seed in seeds]
-            images = await run_in_threadpool(self.generator.generate, wanted)
-        except InputError as error:
-            return error_body(str(error), param="prompt")
-        except ConfigError as error:
-            return error_body(str(error), param="size")
-        made = [
-            Made(one.image, request.words, seed, settings, answer=one.answer)
-            for one, seed in zip(images, seeds, strict=True)
-        ]
-        body: dict[str, Any] = await run_in_threadpool(
-            response_body, made, facts=self.facts, output_format=request.output_format
+            await asyncio.to_thread(self.encoder.load, model)
+        except X2IError as error:
+            return to_text(error)
+        return ""
+
+    async def encode(self, wanted: Wanted) -> list[Any] | str:
+        """Conditioning, or references to it; an error as text."""
+        try:
+            return [_sent(encoded) for encoded in await self.encoder.encode(wanted)]
+        except X2IError as error:
+            return to_text(error)
+
+
+class DenoiserReplica:
+    """The DiT and the VAE."""
+
+    def __init__(self, offer: Offer, *, num_gpus: float, max_batch: int, finish: str | None) -> None:
+        recipe = offer.recipe
+        self.denoiser = Denoiser(
+            recipe.teacher, device=choose_device(num_gpus), max_batch=max_batch, finish=load_finish(finish)
         )
-        return body
+        dims = dit_dims(recipe.teacher.model, revision=recipe.teacher.revision)
+        self.denoiser.warm(recipe.generate, dims=dims, text_tokens=recipe.teacher.text_tokens)
 
-    def _prompt(self, request: GenerationRequest) -> str | Prompt:
-        """The prompt with its media decoded. Raises InputError for what can't be used."""
-        content = request.content
-        return content if isinstance(content, str) else load_prompt(content, media=self.generator.recipe.media)
-
-
-class NoReplica(Exception):  # noqa: N818
-    """No replica is running."""
-
-
-@serve.ingress(api)
-class Ingress:
-    """Validates, forwards, and turns refusals into OpenAI's error objects."""
-
-    def __init__(self, model: Any, facts: dict[str, str]) -> None:
-        self.model, self.facts = model, facts
-        self.names = names_of(facts)
-        self.deployment, self.application = model.deployment_name, model.app_name
-        self.alive, self.looked_at = True, -LIVENESS_S
-
-    @api.get("/health")
-    async def health(self) -> dict[str, str]:
-        """The HTTP process is alive."""
-        return {"status": "ok"}
-
-    @api.get("/ready")
-    async def ready(self) -> JSONResponse:
-        """A replica has its models loaded; it may be busy. 503 where none has."""
-        status = "ready"
-        if await self._some_replica():
-            try:
-                await asyncio.wait_for(self.model.ready.remote(), READY_TIMEOUT_S)
-            except (TimeoutError, BackPressureError, RayError):
-                status = "busy"
-        if not await self._some_replica():
-            return JSONResponse({"status": "no replica", **self.facts}, status_code=503, headers=RETRY)
-        return JSONResponse({"status": status, **self.facts})
-
-    @api.post("/v1/images/generations")
-    async def generations(self, request: GenerationRequest) -> JSONResponse:
-        """OpenAI's image generation."""
-        if request.model is not None and request.model not in self.names:
-            message = f"there is no model {request.model[:100]!r} here; this service has {self.facts['model']!r}"
-            return JSONResponse(error_body(message, param="model", code="model_not_found"), status_code=404)
+    async def draw(self, drawing: Drawing) -> Drawn | str:
+        """An image; an error as text."""
         try:
-            body = await self._while_alive(self.model.create.remote(request))
-        except BackPressureError:
-            busy = error_body("the queue is full; try again later", kind="server_overloaded")
-            return JSONResponse(busy, status_code=503, headers=RETRY)
-        except NoReplica:
-            gone = error_body("no replica of the model is running; try again later", kind="server_error")
-            return JSONResponse(gone, status_code=503, headers=RETRY)
-        except RayError:
-            log.exception("a request failed")
-            return JSONResponse(error_body("the image could not be made", kind="server_error"), status_code=500)
-        return JSONResponse(body, status_code=400 if "error" in body else 200)
+            return await self.denoiser.draw(await _received(drawing))
+        except X2IError as error:
+            return to_text(error)
 
-    async def _while_alive(self, answer: Awaitable[Any]) -> Any:
-        """Wait for an answer. Raises NoReplica if no replica is left: Ray Serve would wait for ever for the next."""
+    async def watch(self, drawing: Drawing) -> AsyncIterator[Progress | Drawn | str]:
+        """The steps of an image, then the image; an error as text."""
+        steps: asyncio.Queue[Progress | None] = asyncio.Queue()
+        work = asyncio.create_task(self.denoiser.draw(await _received(drawing), watcher=steps.put_nowait))
+        work.add_done_callback(lambda _: steps.put_nowait(None))
+        try:
+            while (progress := await steps.get()) is not None:
+                yield progress
+            yield await work
+        except X2IError as error:
+            yield to_text(error)
+        finally:
+            work.cancel()
+
+
+class Replicas:
+    """The backend of a service: replicas that come and go."""
+
+    def __init__(self, encoder: Any, denoiser: Any, *, recovery_s: float) -> None:
+        self.encoder, self.denoiser = encoder, denoiser
+        self._recovery_s = recovery_s
+        self._looked_at, self._alive_at = -LIVENESS_S, time.monotonic()
+
+    async def load(self, model: Pinned) -> None:
+        for answer in await self.encoder.broadcast("load", model).results_async():
+            _unless_error(answer)
+
+    async def encode(self, wanted: Wanted) -> list[Any]:
+        return _unless_error(await self._while_alive(self.encoder.encode.remote(wanted)))  # type: ignore[no-any-return]
+
+    async def draw(self, drawing: Drawing, *, watcher: Watcher | None) -> Drawn:
+        if watcher is None:
+            return _unless_error(await self._while_alive(self.denoiser.draw.remote(drawing)))  # type: ignore[no-any-return]
+        return await self._while_alive(self._watched(drawing, watcher))
+
+    async def ready(self) -> str | None:
+        return None if await self._running() else "no replica"
+
+    async def _watched(self, drawing: Drawing, watcher: Watcher) -> Drawn:
+        events = self.denoiser.options(stream=True).watch.remote(drawing)
+        try:
+            async for event in events:
+                if isinstance(event, Progress):
+                    watcher(event)
+                else:
+                    return _unless_error(event)  # type: ignore[no-any-return]
+        finally:
+            events.cancel()
+        raise ReplicaLostError
+
+    async def _while_alive(self, answer: Awaitable[Result]) -> Result:
+        """Wait for an answer, while there is somebody to give one: Ray Serve would wait for ever for a replica.
+
+        Raises ReplicaLostError if the replica died, NoReplicaError if none has been running for `recovery_s`.
+        """
         pending = asyncio.ensure_future(answer)
         try:
             while not pending.done():
-                if not await self._some_replica():
-                    raise NoReplica
+                if not await self._running() and time.monotonic() - self._alive_at > self._recovery_s:
+                    raise NoReplicaError
                 await asyncio.wait({pending}, timeout=LIVENESS_S)
             return pending.result()
+        except (RayActorError, ObjectLostError) as error:
+            raise ReplicaLostError from error
+        except RayTaskError as error:
+            if isinstance(error.cause, ObjectLostError | RayActorError):  # of an encoder, seen by a denoiser
+                raise ReplicaLostError from error
+            raise
         finally:
             pending.cancel()
 
-    async def _some_replica(self) -> bool:
-        """Whether a replica with loaded models is running, checked at most once a second."""
-        if time.monotonic() - self.looked_at >= LIVENESS_S:
-            self.looked_at = time.monotonic()
-            application = (await run_in_threadpool(serve.status)).applications.get(self.application)
-            states = application.deployments[self.deployment].replica_states if application else {}
-            self.alive = states.get(ReplicaState.RUNNING, 0) > 0
-        return self.alive
+    async def _running(self) -> bool:
+        """Whether an encoder and a denoiser run, looked at once a second at most."""
+        if time.monotonic() - self._looked_at >= LIVENESS_S:
+            self._looked_at = time.monotonic()
+            application = (await asyncio.to_thread(serve.status)).applications.get(self.encoder.app_name)
+            deployments = application.deployments if application else {}
+            counts = [
+                deployments[handle.deployment_name].replica_states.get(ReplicaState.RUNNING, 0)
+                for handle in (self.encoder, self.denoiser)
+                if handle.deployment_name in deployments
+            ]
+            if len(counts) == 2 and min(counts) > 0:
+                self._alive_at = time.monotonic()
+        return time.monotonic() - self._alive_at < 2 * LIVENESS_S
+
+
+@serve.ingress()
+class Ingress:
+    """The HTTP application, with the queue, the jobs and the models that are followed."""
+
+    def __init__(self, encoder: Any, denoiser: Any, *, offers: list[Offer], deployment: Deployment, uri: str) -> None:
+        backend = Replicas(encoder, denoiser, recovery_s=deployment.recovery_s)
+        slots = deployment.denoisers[1] * SLOTS_A_REPLICA * _max_batch(deployment, offers[0])
+        queue = Queue(slots=slots, limit=deployment.max_queued_requests)
+        self.service = Service(Catalogue(offers), backend, queue=queue, metrics=Metrics())
+        self.follower = Follower(self.service.catalogue, backend.load, tracking_uri=uri, every_s=deployment.follow_s)
+        self.jobs = Jobs(self.service, folder=(deployment.state_folder or cache_folder() / "serve") / "jobs")
+
+    def __serve_build_asgi_app__(self) -> Callable[..., Awaitable[None]]:
+        return make_app(self.service, self.jobs, problems=self.follower.problems, background=(self.follower.run,))
+
+    async def drain(self, grace_s: float) -> None:
+        """Take nothing more, finish what is there or hand it back as failed when the time is over."""
+        await self.service.drain(grace_s=grace_s)
+        await self.jobs.close()
+        await self.service.close()
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application for `serve.run` and for KubeRay's RayService.
+    """The application for `serve.run` and for KubeRay's RayService. Its arguments are those of `Deployment`.
 
-    Arguments: `model` (a `models:/` URI or a folder), `tracking_uri`, `replicas`, `num_gpus` (by default what the
-    model's recipe generates with), `num_cpus`, `max_queued_requests`. Raises ConfigError if `model` is missing or an
-    argument is unknown, RegistryError or WeightsError if there is no such model. What the name means is decided here.
+    What the models' names mean is decided here. Raises ConfigError for an argument, RegistryError or WeightsError if
+    there is no such model, or two can't share their MLLM and DiT.
     """
-    known = {"model", "tracking_uri", "replicas", "num_gpus", "num_cpus", "max_queued_requests"}
-    if unknown := sorted(args.keys() - known):
-        raise ConfigError(f"unknown serving argument '{unknown[0]}'; known: {', '.join(sorted(known))}")
-    if not args.get("model"):
-        raise ConfigError("serving needs the argument 'model', such as models:/NAME@candidate")
-    uri = args.get("tracking_uri") or tracking.default_tracking_uri()
-    pinned, recipe = pin_model(args["model"], tracking_uri=uri)
-    num_gpus = float(args.get("num_gpus", recipe.run.generate.num_gpus))
-    replica = serve.deployment(
-        ImageModel,
-        num_replicas=int(args.get("replicas", 1)),
-        ray_actor_options={"num_gpus": num_gpus, "num_cpus": float(args.get("num_cpus", 1))},
-        max_ongoing_requests=MAX_ONGOING_REQUESTS,
-        max_queued_requests=int(args.get("max_queued_requests", MAX_QUEUED_REQUESTS)),
+    deployment = Deployment.of(args)
+    uri = deployment.tracking_uri or tracking.default_tracking_uri()
+    offers = [Offer(*pin_model(model, tracking_uri=uri)) for model in deployment.model]
+    for offer in offers[1:]:
+        require_same_base(offer.pinned, offer.recipe, base=offers[0].recipe)
+    max_batch = _max_batch(deployment, offers[0])
+    gpus = deployment.gpus(offers[0].recipe)
+    encoder = _replicated(EncoderReplica, deployment, deployment.encoders, gpus=gpus.encoder, max_batch=max_batch).bind(
+        [offer.pinned for offer in offers], tracking_uri=uri, num_gpus=gpus.encoder, max_batch=max_batch
+    )
+    denoiser = _replicated(
+        DenoiserReplica, deployment, deployment.denoisers, gpus=gpus.denoiser, max_batch=max_batch
+    ).bind(offers[0], num_gpus=gpus.denoiser, max_batch=max_batch, finish=deployment.finish)
+    ingress = serve.deployment(Ingress, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0})
+    return ingress.bind(encoder, denoiser, offers=offers, deployment=deployment, uri=uri)
+
+
+def _replicated(
+    kind: type[Any], deployment: Deployment, numbers: tuple[int, int], *, gpus: float, max_batch: int
+) -> Any:
+    """A deployment of one kind, with a fixed number of replicas or one that follows the load."""
+    least, most = numbers
+    scaling = {"min_replicas": least, "max_replicas": most, "target_ongoing_requests": max_batch}
+    return serve.deployment(
+        kind,
+        **({"num_replicas": least} if least == most else {"autoscaling_config": scaling}),
+        ray_actor_options={"num_gpus": gpus, "num_cpus": deployment.num_cpus},
+        # The ingress has the queue. More than its slots only come where one request is for many images.
+        max_ongoing_requests=SLOTS_A_REPLICA * max_batch * 10,
         max_constructor_retry_count=1,  # what is wrong with a model is still wrong the second time
         health_check_period_s=LIVENESS_S,
     )
-    bound = replica.bind(pinned, tracking_uri=uri, num_gpus=num_gpus)
-    ingress = serve.deployment(Ingress, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
-    return ingress.bind(bound, pinned.facts)
+
+
+def _max_batch(deployment: Deployment, offer: Offer) -> int:
+    return deployment.max_batch or offer.recipe.run.generate.batch_size
+
+
+def _sent(encoded: Encoded) -> Any:
+    size = encoded.prompt_embeds_TE.nbytes + encoded.pooled_P.nbytes
+    return encoded if size <= INLINE_BYTES else ray.put(encoded)
+
+
+async def _received(drawing: Drawing) -> Drawing:
+    """The drawing with its conditioning itself in place of a reference to it."""
+    if not isinstance(drawing.conditioning, ray.ObjectRef):
+        return drawing
+    return replace(drawing, conditioning=await drawing.conditioning)
+
+
+def _unless_error(answer: Any) -> Any:
+    """An answer of a replica. Raises the error that a text is."""
+    if isinstance(answer, str) and answer:
+        raise from_text(answer)
+    return answer

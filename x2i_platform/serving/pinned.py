@@ -5,13 +5,14 @@ Aliases move, folders are overwritten, and the hub's default branch changes; a r
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from x2i_platform import fingerprint
 from x2i_platform.config import Recipe
-from x2i_platform.digests import digest
+from x2i_platform.digests import differences, digest
 from x2i_platform.errors import WeightsError
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.weights import identity
@@ -39,9 +40,25 @@ class Pinned:
         return self.source if self.source.startswith(("models:", "runs:", "mini:")) else self.name
 
     @property
+    def digest(self) -> str:
+        """Distinguishes models with the same name."""
+        return digest([self.content, self.base])[:16]
+
+    @property
     def facts(self) -> dict[str, str]:
-        """Facts for answers and images; the digest distinguishes models with the same name."""
-        return {"model": self.name, "version": self.version, "digest": digest([self.content, self.base])[:16]}
+        """Facts for answers and images."""
+        return {"model": self.name, "version": self.version, "digest": self.digest}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names by which clients may ask for it: as given, as it is registered, and its version."""
+        registered = re.fullmatch(r"models:/([^/@]+)[/@].+", self.version)
+        return tuple(dict.fromkeys((self.name, *(registered.groups() if registered else ()), self.version)))
+
+    @property
+    def follows(self) -> bool:
+        """Whether what its name means can change while the service runs."""
+        return self.name.startswith("models:") and self.name != self.source
 
 
 def pin_model(model: str, *, tracking_uri: str) -> tuple[Pinned, Recipe]:
@@ -55,6 +72,16 @@ def pin_model(model: str, *, tracking_uri: str) -> tuple[Pinned, Recipe]:
     except WeightsError:
         base = None
     return Pinned(name, source, content=identity(str(folder)), base=base), recipe
+
+
+def require_same_base(pinned: Pinned, recipe: Recipe, *, base: Recipe) -> None:
+    """Raise WeightsError if a model needs other weights or settings of the MLLM and the DiT than those of `base`.
+
+    One service loads one of each; AlignNets over them may differ.
+    """
+    ours, theirs = fingerprint.loaded_models(recipe), fingerprint.loaded_models(base)
+    if found := differences(ours, theirs, where="in the service"):
+        raise WeightsError(f"model '{pinned.name}' can't share this service's MLLM and DiT: {found[0]}; serve it apart")
 
 
 def fetch(pinned: Pinned, *, tracking_uri: str) -> Path:

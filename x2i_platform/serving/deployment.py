@@ -1,0 +1,122 @@
+"""What a service is told when it is deployed, as values that `serve deploy` and KubeRay can write in YAML."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from x2i_platform.config import Recipe
+from x2i_platform.errors import ConfigError
+from x2i_platform.serving.denoiser import Finish
+
+RANGE = re.compile(r"([1-9][0-9]*)(?:-([1-9][0-9]*))?")
+
+
+def _listed(names: Any) -> Any:
+    return [names] if isinstance(names, str) else names
+
+
+@dataclass(frozen=True)
+class Gpus:
+    """GPUs of one replica."""
+
+    encoder: float
+    denoiser: float
+
+
+class Deployment(BaseModel):
+    """Arguments of a service."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model: Annotated[tuple[str, ...], BeforeValidator(_listed), Field(min_length=1)]
+    """The models: `models:/` URIs or folders, the first is the default. They share one MLLM and one DiT."""
+    tracking_uri: str | None = None
+    replicas: str | int = 1
+    """Denoisers: a number, or `1-4` to scale with the load."""
+    encoder_replicas: str | int = 1
+    num_cpus: Annotated[float, Field(gt=0)] = 1.0
+    """CPUs of a replica of either kind; as many threads compute on it where there is no GPU."""
+    num_gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs of a denoiser; by default what the recipe generates with."""
+    encoder_gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs of an encoder; by default what the recipe's MLLM has in precompute."""
+    max_batch: Annotated[int, Field(ge=1)] | None = None
+    """Images that are drawn together; by default the recipe's."""
+    max_queued_requests: Annotated[int, Field(ge=0)] = 64
+    """Requests that may wait; one more is answered 429."""
+    follow_s: Annotated[float, Field(gt=0)] = 10.0
+    """Seconds between looks at where an alias points."""
+    recovery_s: Annotated[float, Field(ge=0)] = 30.0
+    """Seconds that requests wait for a replica while none runs."""
+    state: str | None = None
+    """Folder of jobs, files and batches."""
+    finish: str | None = None
+    """`package.module:function` that every image goes through: a safety checker or a watermark (docs/serving.md)."""
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> Self:
+        """Check arguments. Raises ConfigError that names the one at fault."""
+        try:
+            return cls.model_validate(arguments)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = str(problem["loc"][0]) if problem["loc"] else "arguments"
+            if problem["type"] == "extra_forbidden":
+                raise ConfigError(f"unknown serving argument '{name}'; known: {', '.join(cls.model_fields)}") from None
+            if problem["type"] == "missing":
+                raise ConfigError(f"serving needs the argument '{name}', such as models:/NAME@champion") from None
+            raise ConfigError(f"serving argument '{name}': {problem['msg'].removeprefix('Value error, ')}") from None
+
+    @model_validator(mode="after")
+    def _replicas_are_numbers_or_ranges(self) -> Self:
+        for name in ("replicas", "encoder_replicas"):
+            _range(getattr(self, name), name=name)
+        return self
+
+    @property
+    def denoisers(self) -> tuple[int, int]:
+        """The least and the largest number of denoisers."""
+        return _range(self.replicas, name="replicas")
+
+    @property
+    def encoders(self) -> tuple[int, int]:
+        """The least and the largest number of encoders."""
+        return _range(self.encoder_replicas, name="encoder_replicas")
+
+    def gpus(self, recipe: Recipe) -> Gpus:
+        """GPUs of a replica of either kind."""
+        return Gpus(
+            encoder=recipe.run.mllm.num_gpus if self.encoder_gpus is None else self.encoder_gpus,
+            denoiser=recipe.run.generate.num_gpus if self.num_gpus is None else self.num_gpus,
+        )
+
+    @property
+    def state_folder(self) -> Path | None:
+        """Where jobs, files and batches are kept."""
+        return None if self.state is None else Path(self.state)
+
+
+def load_finish(name: str | None) -> Finish | None:
+    """The function that a deployment names. Raises ConfigError if there is none."""
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    try:
+        return cast(Finish, getattr(importlib.import_module(module), function))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"finish '{name}' can't be imported ({error}); give package.module:function") from None
+
+
+def _range(text: str | int, *, name: str) -> tuple[int, int]:
+    found = RANGE.fullmatch(str(text))
+    least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 0 < least <= most:
+        raise ValueError(f"{name}: {str(text)[:20]!r} is neither a number nor a range such as 1-4")
+    return least, most
