@@ -82,6 +82,7 @@ export function showError({ message, status: code, retryAfter }) {
   const details = [code && `HTTP ${code}`, retryAfter && `try again in ${retryAfter} s`].filter(Boolean).join(" · ");
   error.replaceChildren(element("p", { textContent: message }));
   if (details) error.append(element("p", { className: "details", textContent: details }));
+  error.scrollIntoView({ block: "nearest" }); // on a phone the stage may be what is in view
 }
 
 /** Forget what went wrong. */
