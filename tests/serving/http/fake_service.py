@@ -48,7 +48,9 @@ class Refusal:
         return JSONResponse(self.body(), status_code=self.status, headers=headers)
 
 
-def model(name: str, *, side: int = 512, inputs: tuple[str, ...] = ("text", "image", "video", "audio")) -> dict[str, Any]:
+def model(
+    name: str, *, side: int = 512, inputs: tuple[str, ...] = ("text", "image", "video", "audio")
+) -> dict[str, Any]:
     """An entry of `GET /v1/models`."""
     defaults = {
         **{"width": side, "height": side, "num_inference_steps": 8, "guidance": 3.5},
@@ -96,28 +98,29 @@ def make_app(service: FakeService) -> FastAPI:
             return service.refusal.response()
         if not body.get("stream"):
             return JSONResponse({"created": int(time.time()), "data": [completed(service, body)]})
-        return StreamingResponse(stream(service, body, request), media_type="text/event-stream")
+        return StreamingResponse(stream(service, body), media_type="text/event-stream")
 
     return app
 
 
-async def stream(service: FakeService, body: dict[str, Any], request: Request) -> AsyncIterator[str]:
-    """The events of one image. A client that goes away is noticed between two steps."""
+async def stream(service: FakeService, body: dict[str, Any]) -> AsyncIterator[str]:
+    """The events of one image. When the client goes away, Starlette cancels what waits here."""
     steps = int(body.get("num_inference_steps") or 8)
     partials = int(body.get("partial_images") or 0)
     shown = {round((i + 1) * steps / (partials + 1)): i for i in range(partials)}
     yield ": working\n\n"
-    for step in range(1, steps + 1):
-        await asyncio.sleep(service.step_s)
-        if await request.is_disconnected():
-            service.disconnects += 1
-            return
-        if step in shown and step < steps:
-            facts = {"partial_image_index": shown[step], "step": step, "steps": steps}
-            yield event("image_generation.partial_image", {**drawn(body, blur=12 * (1 - step / steps)), **facts})
-            if service.refusal:
-                yield event("error", service.refusal.body())
-                return
+    try:
+        for step in range(1, steps + 1):
+            await asyncio.sleep(service.step_s)
+            if step in shown and step < steps:
+                facts = {"partial_image_index": shown[step], "step": step, "steps": steps}
+                yield event("image_generation.partial_image", {**drawn(body, blur=12 * (1 - step / steps)), **facts})
+                if service.refusal:
+                    yield event("error", service.refusal.body())
+                    return
+    except asyncio.CancelledError:
+        service.disconnects += 1
+        raise
     yield event("image_generation.completed", completed(service, body))
 
 

@@ -108,7 +108,9 @@ ELEMENTS = Elements()
 def test_every_id_that_scripts_look_for_is_in_the_page_once() -> None:
     ids = ELEMENTS.values("id")
     assert len(ids) == len(set(ids))
-    wanted = {name for script in SCRIPTS.values() for name in re.findall(r'(?:byId|getElementById)\("([^"]+)"\)', script)}
+    wanted = {
+        name for script in SCRIPTS.values() for name in re.findall(r'(?:byId|getElementById)\("([^"]+)"\)', script)
+    }
     icons = {f"icon-{name}" for script in SCRIPTS.values() for name in re.findall(r'icon\("([^"]+)"\)', script)}
     kinds = {"icon-image", "icon-video", "icon-audio"}
     assert wanted | icons | kinds <= set(ids)
@@ -119,7 +121,9 @@ def test_references_within_the_page_lead_somewhere() -> None:
     ids = set(ELEMENTS.values("id"))
     for attribute in ("for", "aria-describedby", "aria-labelledby", "aria-controls"):
         assert set(ELEMENTS.values(attribute)) <= ids, attribute
-    assert {value.removeprefix("#") for value in ELEMENTS.values("href") if value.startswith("#") and value != "#"} <= ids
+    assert {
+        value.removeprefix("#") for value in ELEMENTS.values("href") if value.startswith("#") and value != "#"
+    } <= ids
 
 
 def test_every_field_has_a_label() -> None:
@@ -156,7 +160,9 @@ def test_nothing_lies_elsewhere(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_scripts_never_read_text_as_markup_or_code(name: str) -> None:
-    found = re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|eval\(|new Function|srcdoc", SCRIPTS[name])
+    found = re.findall(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|DOMParser|eval\(|new Function|srcdoc", SCRIPTS[name]
+    )
     assert not found
 
 
