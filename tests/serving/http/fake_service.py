@@ -26,6 +26,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from x2i_platform.serving.http.playground import make_router
 
 ANSWER = "a quiet harbour at dawn"
+STEP_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class FakeService:
     models: list[dict[str, Any]] = field(default_factory=lambda: [model("harbour"), model("sketch", side=256)])
     key: str | None = None
     refusal: Refusal | None = None
-    step_s: float = 0.02
+    hold_at: int | None = None
+    """The step after which images wait until this is changed."""
     requests: list[dict[str, Any]] = field(default_factory=list)
     disconnects: int = 0
 
@@ -111,13 +113,15 @@ async def stream(service: FakeService, body: dict[str, Any]) -> AsyncIterator[st
     yield ": working\n\n"
     try:
         for step in range(1, steps + 1):
-            await asyncio.sleep(service.step_s)
+            await asyncio.sleep(STEP_S)
             if step in shown and step < steps:
                 facts = {"partial_image_index": shown[step], "step": step, "steps": steps}
                 yield event("image_generation.partial_image", {**drawn(body, blur=12 * (1 - step / steps)), **facts})
                 if service.refusal:
                     yield event("error", service.refusal.body())
                     return
+            while service.hold_at == step:
+                await asyncio.sleep(STEP_S)
     except asyncio.CancelledError:
         service.disconnects += 1
         raise

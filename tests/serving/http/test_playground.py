@@ -145,7 +145,7 @@ def test_every_script_is_reached_from_the_page() -> None:
     reached = {"main.js", "theme.js"}
     unread = ["main.js"]
     while unread:
-        names = {name for name in re.findall(r'from "\./([^"]+)"', SCRIPTS[unread.pop()])} - reached
+        names = set(re.findall(r'from "\./([^"]+)"', SCRIPTS[unread.pop()])) - reached
         reached |= names
         unread += names
     assert reached == set(SCRIPTS)

@@ -79,7 +79,20 @@ def test_the_command_can_be_copied(page: Page) -> None:
     assert page.evaluate("navigator.clipboard.readText()") == command
 
 
-STREAM = ': hello\n\nevent: a\ndata: {"text":\ndata: "Zoë 😀"}\n\ndata:plain\n\nid: 3\n\nevent: b\ndata: last\n\ndata: cut off'
+STREAM = """: hello
+
+event: a
+data: {"text":
+data: "Zoë 😀"}
+
+data:plain
+
+id: 3
+
+event: b
+data: last
+
+data: cut off"""
 EVENTS = [
     {"name": "a", "data": '{"text":\n"Zoë 😀"}'},
     {"name": "message", "data": "plain"},

@@ -64,15 +64,17 @@ def test_the_page_looks_right_at_every_width(
     with opened(browser, viewport=size, color_scheme=theme) as page:
         page.goto(page_url)
         assert overflow(page) == 0
-        for prompt in ("an island in the evening", "dunes under a violet sky"):
-            page.get_by_label("Seed", exact=True).fill(str(len(prompt) % 8))
+        for seed, prompt in ((11, "an island in the evening"), (5, "hills under a violet sky")):
+            page.get_by_label("Seed", exact=True).fill(str(seed))
             generate(page, prompt)
         hand_over(page, "drop", "hills.png", picture_of_hills())
-        service.step_s = 0.15
+        service.hold_at = 4
+        page.get_by_label("Seed", exact=True).fill("3")
         write(page, "the same hills an hour before a storm, in oil, with a wide brush")
         page.get_by_role("button", name="Generate").click()
         expect(page.locator("#step")).to_contain_text("Step 4")
         assert (overflow(page), unreachable(page)) == (0, [])
+        service.hold_at = None
         expect(page.locator("#result")).to_be_visible()
         page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
         shot = screenshot(page, name, folder=folder_of_pictures(tmp_path))
@@ -121,14 +123,14 @@ def test_the_keyboard_alone_is_enough(page: Page, service: FakeService) -> None:
     expect(page.get_by_role("link", name="Skip to the prompt")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
-    service.step_s = 0.15
+    service.hold_at = 4
     page.keyboard.type("a harbour")
     page.keyboard.press("Control+Enter")
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
     expect(page.get_by_label("Prompt", exact=True)).to_be_focused()
     page.keyboard.press("Escape")
     expect(status(page)).to_contain_text("Cancelled")
-    service.step_s = 0.01
+    service.hold_at = None
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     expect(page.get_by_role("button", name="Generate")).to_be_focused()
@@ -164,8 +166,9 @@ def tab_stops(page: Page) -> dict[str, bool]:
         name, shown = page.evaluate(
             """() => {
                 const here = document.activeElement;
-                const bordered = here.closest(".box")?.matches(":focus-within") && here.tagName === "TEXTAREA";
-                return [here.id || here.ariaLabel || here.textContent.trim(), bordered || getComputedStyle(here).outlineStyle !== "none"];
+                const boxed = here.tagName === "TEXTAREA" && here.closest(".box").matches(":focus-within");
+                const name = here.id || here.ariaLabel || here.textContent.trim();
+                return [name, boxed || getComputedStyle(here).outlineStyle !== "none"];
             }"""
         )
         if name in stops or here_is_the_body(page):
