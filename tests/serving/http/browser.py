@@ -115,8 +115,7 @@ def overflow(page: Page) -> int:
 
 
 def screenshot(page: Page, name: str, *, folder: Path) -> Path:
-    """Save what the window shows, with few enough colours to be kept in the docs."""
-    shot = Image.open(io.BytesIO(page.screenshot()))
+    """Save what the window shows."""
     path = folder / f"{name}.png"
-    shot.convert("RGB").quantize(192).save(path, optimize=True)
+    Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(path, optimize=True)
     return path

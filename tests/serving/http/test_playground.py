@@ -18,7 +18,7 @@ from x2i_platform.serving.http.playground import FOLDER, make_router
 FILES = sorted(path.name for path in FOLDER.iterdir())
 SCRIPTS = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.js")}
 HTML = (FOLDER / "index.html").read_text(encoding="utf-8")
-CSS = (FOLDER / "playground.css").read_text(encoding="utf-8")
+STYLES = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.css")}
 TYPES = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
@@ -46,7 +46,7 @@ def test_the_root_is_the_page(client: TestClient) -> None:
     assert client.get("/").content == (FOLDER / "index.html").read_bytes()
 
 
-@pytest.mark.parametrize("path", ["/", "/playground/main.js", "/playground/playground.css", "/playground/none.js"])
+@pytest.mark.parametrize("path", ["/", "/playground/main.js", "/playground/theme.css", "/playground/none.js"])
 def test_every_answer_keeps_the_browser_to_this_service(client: TestClient, path: str) -> None:
     headers = client.get(path).headers
     policy = dict(rule.split(" ", 1) for rule in headers["Content-Security-Policy"].split("; "))
@@ -135,8 +135,10 @@ def test_every_field_has_a_label() -> None:
 
 def test_scripts_and_styles_are_files_of_the_page() -> None:
     """A policy without `unsafe-inline` runs nothing else."""
-    loaded = [attributes for tag, attributes in ELEMENTS.found if tag == "script"]
-    assert all((attributes["src"] or "").removeprefix("playground/") in FILES for attributes in loaded)
+    scripts = [attributes["src"] for tag, attributes in ELEMENTS.found if tag == "script"]
+    styles = [attributes["href"] for _, attributes in ELEMENTS.found if attributes.get("rel") == "stylesheet"]
+    assert scripts == ["playground/theme.js", "playground/main.js"]
+    assert sorted(filter(None, styles)) == sorted(f"playground/{name}" for name in STYLES)
     assert not [attributes for tag, attributes in ELEMENTS.found if tag == "style" or "style" in attributes]
     assert not [name for _, attributes in ELEMENTS.found for name in attributes if name.startswith("on")]
 
@@ -166,9 +168,9 @@ def test_scripts_never_read_text_as_markup_or_code(name: str) -> None:
     assert not found
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_stay_small(name: str) -> None:
-    assert SCRIPTS[name].count("\n") <= 300
+@pytest.mark.parametrize("name", FILES)
+def test_files_stay_small(name: str) -> None:
+    assert (FOLDER / name).read_text(encoding="utf-8").count("\n") <= 300
 
 
 def test_the_files_ship_with_the_package() -> None:
@@ -176,7 +178,7 @@ def test_the_files_ship_with_the_package() -> None:
     assert "serving/playground/*" in project["tool"]["setuptools"]["package-data"]["x2i_platform"]
 
 
-COLOURS = dict(re.findall(r"--([a-z-]+): (light-dark\(.*?\));", CSS))
+COLOURS = dict(re.findall(r"--([a-z-]+): (light-dark\(.*?\));", STYLES["theme.css"]))
 TEXT_ON = [
     *((ink, ground) for ink in ("ink", "soft") for ground in ("ground", "card", "sunken")),
     *(("accent", ground) for ground in ("ground", "card", "wash")),

@@ -30,8 +30,8 @@ export async function listModels() {
 }
 
 /**
- * Make an image; yields its events as they arrive. Returning early, or aborting, closes the connection, which cancels the
- * work.
+ * Make an image; yields its events as they arrive. Returning early, or aborting, closes the connection, which cancels
+ * the work.
  * @param {Object} body of `POST /v1/images/generations`
  * @param {AbortSignal} signal
  * @yields {{type: string, b64_json: string}} partial images, then the completed one
@@ -52,7 +52,8 @@ export async function* streamImage(body, signal) {
 /** Fetch from the service, with the key where there is one. */
 async function ask(path, { headers = {}, ...options }) {
   const authorization = apiKey() ? { Authorization: `Bearer ${apiKey()}` } : {};
-  const response = await fetch(address(path), { ...options, headers: { ...headers, ...authorization } }).catch((error) => {
+  const request = { ...options, headers: { ...headers, ...authorization } };
+  const response = await fetch(address(path), request).catch((error) => {
     if (options.signal?.aborted) throw error;
     throw new ServiceError("the service can't be reached; is it still running?");
   });

@@ -82,8 +82,9 @@ function show() {
 function chip(file) {
   const name = element("span", { className: "chip-name", textContent: file.name, title: file.name });
   const size = element("span", { className: "chip-size", textContent: inWords(file.size) });
-  const remove = element("button", { type: "button", className: "icon-button", title: `Remove ${file.name}` }, icon("close"));
-  remove.setAttribute("aria-label", `Remove ${file.name}`);
+  const label = `Remove ${file.name}`;
+  const remove = element("button", { type: "button", className: "icon-button", title: label, ariaLabel: label });
+  remove.append(icon("close"));
   remove.addEventListener("click", () => removeFile(file));
   return element("li", { className: "chip" }, thumbnail(file), name, size, remove);
 }

@@ -2,7 +2,7 @@
 
 export const BODY_FILE = "request.json";
 
-/** Characters that JSON allows and a terminal would act on or hide: control characters, and those that turn text round. */
+/** Characters that JSON allows and a terminal would act on or hide: controls, and those that turn text round. */
 const UNSEEN = /[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g;
 
 /**

@@ -4,7 +4,12 @@ import { attachedFiles, replaceFiles, takeInputs } from "./attachments.js";
 import { byId, element } from "./dom.js";
 import { sizesOf } from "./sizes.js";
 
-const NUMBERS = { steps: byId("steps"), seed: byId("seed"), guidance: byId("guidance"), temperature: byId("temperature") };
+const NUMBERS = {
+  steps: byId("steps"),
+  seed: byId("seed"),
+  guidance: byId("guidance"),
+  temperature: byId("temperature"),
+};
 const CHOICES = { model: byId("model"), size: byId("size"), states: byId("states") };
 const prompt = byId("prompt");
 const partials = byId("partials");
@@ -15,7 +20,7 @@ let models = [];
  * @returns {import("./request.js").Wish}
  */
 export function readWish() {
-  const numbers = Object.entries(NUMBERS).map(([name, field]) => [name, field.value === "" ? undefined : Number(field.value)]);
+  const numbers = Object.entries(NUMBERS).map(([name, { value }]) => [name, value === "" ? undefined : Number(value)]);
   const choices = Object.entries(CHOICES).map(([name, field]) => [name, field.value || undefined]);
   const settings = Object.fromEntries([...numbers, ...choices]);
   return { prompt: prompt.value, files: attachedFiles(), partials: Number(partials.value), ...settings };
@@ -96,7 +101,10 @@ function followModel() {
 
 /** The model's own size is left to it: the option has no value. */
 function sizeOption({ name, width, height }, place) {
-  const option = element("option", { value: place ? `${width}x${height}` : "", textContent: `${name} · ${width} × ${height}` });
+  const option = element("option", {
+    value: place ? `${width}x${height}` : "",
+    textContent: `${name} · ${width} × ${height}`,
+  });
   Object.assign(option.dataset, { width, height });
   return option;
 }

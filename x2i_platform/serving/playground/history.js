@@ -35,7 +35,8 @@ export function addToHistory(made, { onPick }) {
 
 /** Mark the image that is on the stage, or none. */
 export function markShown(made) {
-  for (const button of list.querySelectorAll("button")) button.setAttribute("aria-pressed", String(button.made === made));
+  for (const button of list.querySelectorAll("button"))
+    button.setAttribute("aria-pressed", String(button.made === made));
 }
 
 function entry(made, onPick) {

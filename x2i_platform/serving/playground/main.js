@@ -94,12 +94,24 @@ async function draw(wish, signal) {
  */
 async function madeOf(event, { wish, body, seconds, steps }) {
   const blob = stage.imageOf(event);
-  const { width, height } = await createImageBitmap(blob);
+  const { width, height } = await sizeOf(blob);
   const { seed, model, version, digest, revised_prompt: answer, output_format: format } = event;
   const repeated = { ...wish, seed };
-  const command = { url: address(ENDPOINT), body: wish.files.length ? null : { ...body, seed }, needsKey: Boolean(apiKey()) };
+  const command = {
+    url: address(ENDPOINT),
+    body: wish.files.length ? null : { ...body, seed },
+    needsKey: Boolean(apiKey()),
+  };
   const url = URL.createObjectURL(blob);
   return { wish: repeated, url, blob, width, height, format, seconds, steps, answer, model, version, digest, command };
+}
+
+/** Width and height of an image in pixels. */
+async function sizeOf(blob) {
+  const bitmap = await createImageBitmap(blob);
+  const { width, height } = bitmap;
+  bitmap.close(); // it holds four bytes a pixel
+  return { width, height };
 }
 
 function finish(made) {

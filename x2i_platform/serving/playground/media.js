@@ -40,7 +40,9 @@ function mediaType(file) {
   const said = file.type.split(";")[0].toLowerCase();
   const byName = TYPES[file.name.split(".").pop().toLowerCase()];
   // A recording of a browser is a .webm of sound alone: here the browser knows better.
-  return said.startsWith("audio/") && byName === "video/webm" ? said : (byName ?? (KNOWN_TYPES.has(said) ? said : undefined));
+  return said.startsWith("audio/") && byName === "video/webm"
+    ? said
+    : (byName ?? (KNOWN_TYPES.has(said) ? said : undefined));
 }
 
 /** `image`, `video` or `audio`; undefined for what is none. */

@@ -145,7 +145,15 @@ export function imageOf({ b64_json: base64, output_format: format }) {
 function factsOf({ wish, width, height, model, version, digest, seconds, steps }) {
   const size = `${width} × ${height}`;
   const time = `${seconds.toFixed(1)} s`;
-  const all = { Seed: wish.seed, Size: size, Steps: steps, Time: time, Model: model, Version: version, Digest: digest?.slice(0, 19) };
+  const all = {
+    Seed: wish.seed,
+    Size: size,
+    Steps: steps,
+    Time: time,
+    Model: model,
+    Version: version,
+    Digest: digest?.slice(0, 19),
+  };
   return Object.fromEntries(Object.entries(all).filter(([, value]) => value !== undefined && value !== null));
 }
 

@@ -1,5 +1,5 @@
-// Light or dark: the system's choice until the button is pressed, then the reader's. A classic script in the head, not a
-// module, because it has to run before the first paint: a page that was made dark must not flash white.
+// Light or dark: the system's choice until the button is pressed, then the reader's. A classic script in the head, not
+// a module, because it has to run before the first paint: a page that was made dark must not flash white.
 (() => {
   const STORED = "x2i-theme";
   const root = document.documentElement;
