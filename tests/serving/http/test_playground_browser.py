@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from fastapi import FastAPI
+from playwright.sync_api import Browser, Page, expect
 
-from tests.serving.http.browser import alert, generate, hand_over, picture, pixels_shown, status, upload, write
-from tests.serving.http.fake_service import ANSWER, FakeService, model
+from tests.serving.http.browser import alert, generate, hand_over, opened, picture, pixels_shown, status, upload, write
+from tests.serving.http.fake_service import ANSWER, FakeService, make_app, model, running
 
 pytestmark = pytest.mark.slow
 
@@ -178,3 +179,13 @@ def test_an_image_can_be_the_next_input_and_its_seed_be_kept(page: Page, service
     page.get_by_role("button", name="Random seed").click()
     generate(page, "and another")
     assert "seed" not in service.requests[2]
+
+
+def test_the_page_works_behind_a_prefix(browser: Browser, service: FakeService) -> None:
+    outer = FastAPI()
+    outer.mount("/models/harbour", make_app(service))
+    with running(outer) as url, opened(browser) as page:
+        page.goto(f"{url}models/harbour/")
+        generate(page, "a harbour")
+        page.locator("#result summary").click()
+        expect(page.locator("#curl")).to_contain_text(f"{url}models/harbour/v1/images/generations")
