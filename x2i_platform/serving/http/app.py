@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-from x2i_platform.serving.http import errors, images, jobs, status
+from x2i_platform.serving.http import errors, images, jobs, playground, status
 from x2i_platform.serving.http.counted import Counted
 from x2i_platform.serving.jobs import Jobs
 from x2i_platform.serving.service import Service
@@ -48,6 +48,7 @@ def make_app(
     own = (
         images.make_router(service),
         jobs.make_router(kept),
+        playground.make_router(),
         status.make_router(service, started_at=int(time.time()), problems=problems or {}),
     )
     for router in (*own, *routers):
