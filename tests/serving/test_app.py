@@ -282,7 +282,7 @@ def test_a_request_outlives_its_replica_and_the_next_is_the_same_model(
         wait_for(lambda: server.http.get("/ready").status_code == 503)
         assert server.http.get("/ready").json()["status"] == "no replica"
         [image] = images(asked.result())
-    assert server.http.get("/ready").json() == before
+    wait_for(lambda: server.http.get("/ready").json() == before)
     assert worst_level(image, images(server.post(**wanted))[0]) <= 1
 
 

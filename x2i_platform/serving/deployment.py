@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError
@@ -66,7 +66,8 @@ class Deployment(BaseModel):
         try:
             return cls.model_validate(arguments)
         except ValidationError as error:
-            problem = error.errors()[0]
+            # An unknown name first: it may be the missing one, misspelt.
+            problem = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
             name = str(problem["loc"][0]) if problem["loc"] else "arguments"
             if problem["type"] == "extra_forbidden":
                 raise ConfigError(f"unknown serving argument '{name}'; known: {', '.join(cls.model_fields)}") from None
@@ -74,21 +75,21 @@ class Deployment(BaseModel):
                 raise ConfigError(f"serving needs the argument '{name}', such as models:/NAME@champion") from None
             raise ConfigError(f"serving argument '{name}': {problem['msg'].removeprefix('Value error, ')}") from None
 
-    @model_validator(mode="after")
-    def _replicas_are_numbers_or_ranges(self) -> Self:
-        for name in ("replicas", "encoder_replicas"):
-            _range(getattr(self, name), name=name)
-        return self
+    @field_validator("replicas", "encoder_replicas")
+    @classmethod
+    def _is_a_number_or_a_range(cls, replicas: str | int) -> str | int:
+        _range(replicas)
+        return replicas
 
     @property
     def denoisers(self) -> tuple[int, int]:
         """The least and the largest number of denoisers."""
-        return _range(self.replicas, name="replicas")
+        return _range(self.replicas)
 
     @property
     def encoders(self) -> tuple[int, int]:
         """The least and the largest number of encoders."""
-        return _range(self.encoder_replicas, name="encoder_replicas")
+        return _range(self.encoder_replicas)
 
     def gpus(self, recipe: Recipe) -> Gpus:
         """GPUs of a replica of either kind."""
@@ -114,9 +115,9 @@ def load_finish(name: str | None) -> Finish | None:
         raise ConfigError(f"finish '{name}' can't be imported ({error}); give package.module:function") from None
 
 
-def _range(text: str | int, *, name: str) -> tuple[int, int]:
+def _range(text: str | int) -> tuple[int, int]:
     found = RANGE.fullmatch(str(text))
     least, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
     if not 0 < least <= most:
-        raise ValueError(f"{name}: {str(text)[:20]!r} is neither a number nor a range such as 1-4")
+        raise ValueError(f"{str(text)[:20]!r} is neither a number nor a range such as 1-4")
     return least, most
