@@ -7,11 +7,12 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from ray import serve
 from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
@@ -19,11 +20,12 @@ from ray.serve.exceptions import RayServeException
 from pipelines.ray_cluster.keys import is_locked
 from pipelines.ray_cluster.session import Demand, ray_session
 from x2i_platform.config import Recipe
-from x2i_platform.errors import ClusterError
+from x2i_platform.errors import ClusterError, ConfigError
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.registry import models, tracking
 from x2i_platform.serving.app import build
 from x2i_platform.serving.deployment import Deployment
+from x2i_platform.serving.keys import require_keys
 
 APPLICATION = "x2i-platform"
 EXIT_MARGIN_S = 15.0
@@ -61,7 +63,9 @@ def run(
     after `grace_s`; told again, it stops at once. Raises ClusterError if the port is taken, the cluster serves
     something already, or the models can't be loaded.
     """
+    arguments = {**arguments, "anonymous": True}  # where nobody else comes, which is asked here
     deployment = Deployment.of(arguments)
+    require_keys(deployment.guard(os.environ).keys, host=endpoint.host)
     uri = deployment.tracking_uri or tracking.default_tracking_uri()
     # A wrong model is refused before Ray starts.
     recipe = read_recipe(models.resolve(deployment.model[0], tracking_uri=uri))
@@ -82,6 +86,20 @@ def run(
         finally:
             told_to_stop()
             _drain(service, grace_s=endpoint.grace_s)
+
+
+def named_values(texts: Sequence[str]) -> dict[str, Any]:
+    """Values of `name=value`, read as YAML. Raises ConfigError for a text that is none."""
+    values: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--guard '{text}' is not of the form NAME=VALUE, such as requests_per_minute=600")
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--guard '{text}': the value is not YAML") from None
+    return values
 
 
 def _demand(deployment: Deployment, recipe: Recipe) -> Demand:

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = (
     "cli.py",
     "cli_chat.py",
+    "cli_serve.py",
     "cli_models.py",
     "pipelines",
     "x2i_platform",
@@ -80,6 +81,7 @@ def test_the_wheel_holds_code_recipes_and_the_miniature_world(wheel: Path) -> No
     assert {name.split("/")[0] for name in held} == {
         "cli.py",
         "cli_chat.py",
+        "cli_serve.py",
         "cli_models.py",
         "pipelines",
         "x2i_platform",

@@ -12,8 +12,9 @@ between processes.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -22,6 +23,7 @@ from ray import serve
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.serve import Application
 from ray.serve.schema import ReplicaState
+from starlette.types import ASGIApp
 
 from x2i_platform.cache import cache_folder
 from x2i_platform.errors import X2IError, from_text, to_text
@@ -34,6 +36,7 @@ from x2i_platform.serving.denoiser import Denoiser
 from x2i_platform.serving.deployment import Deployment, load_finish
 from x2i_platform.serving.encoding import PromptEncoder
 from x2i_platform.serving.http.app import make_app
+from x2i_platform.serving.http.guards import GuardConfig, guarded
 from x2i_platform.serving.jobs import Jobs
 from x2i_platform.serving.metrics import Metrics
 from x2i_platform.serving.pinned import Pinned, pin_model, require_same_base
@@ -184,7 +187,17 @@ class Replicas:
 class Ingress:
     """The HTTP application, with the queue, the jobs and the models that are followed."""
 
-    def __init__(self, encoder: Any, denoiser: Any, *, offers: list[Offer], deployment: Deployment, uri: str) -> None:
+    def __init__(
+        self,
+        encoder: Any,
+        denoiser: Any,
+        *,
+        offers: list[Offer],
+        deployment: Deployment,
+        guard: GuardConfig,
+        uri: str,
+    ) -> None:
+        self.guard = guard
         backend = Replicas(encoder, denoiser, recovery_s=deployment.recovery_s)
         slots = deployment.denoisers[1] * SLOTS_A_REPLICA * _max_batch(deployment, offers[0])
         queue = Queue(slots=slots, limit=deployment.max_queued_requests)
@@ -192,8 +205,9 @@ class Ingress:
         self.follower = Follower(self.service.catalogue, backend.load, tracking_uri=uri, every_s=deployment.follow_s)
         self.jobs = Jobs(self.service, folder=(deployment.state_folder or cache_folder() / "serve") / "jobs")
 
-    def __serve_build_asgi_app__(self) -> Callable[..., Awaitable[None]]:
-        return make_app(self.service, self.jobs, problems=self.follower.problems, background=(self.follower.run,))
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        app = make_app(self.service, self.jobs, problems=self.follower.problems, background=(self.follower.run,))
+        return guarded(app, self.guard)
 
     async def drain(self, grace_s: float) -> None:
         """Take nothing more, finish what is there or hand it back as failed when the time is over."""
@@ -222,7 +236,8 @@ def build(args: dict[str, Any]) -> Application:
         DenoiserReplica, deployment, deployment.denoisers, gpus=gpus.denoiser, max_batch=max_batch
     ).bind(offers[0], num_gpus=gpus.denoiser, max_batch=max_batch, finish=deployment.finish)
     ingress = serve.deployment(Ingress, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0})
-    return ingress.bind(encoder, denoiser, offers=offers, deployment=deployment, uri=uri)
+    guard = deployment.guard(os.environ)
+    return ingress.bind(encoder, denoiser, offers=offers, deployment=deployment, guard=guard, uri=uri)
 
 
 def _replicated(

@@ -14,6 +14,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError
 from x2i_platform.serving.denoiser import Finish
+from x2i_platform.serving.http.guards import GuardConfig
+from x2i_platform.serving.keys import VARIABLE, read_keys
 
 RANGE = re.compile(r"([1-9][0-9]*)(?:-([1-9][0-9]*))?")
 
@@ -57,6 +59,12 @@ class Deployment(BaseModel):
     """Seconds that requests wait for a replica while none runs."""
     state: str | None = None
     """Folder of jobs, files and batches."""
+    api_keys: str | None = None
+    """File of API keys, of lines `NAME KEY`; more are read from the environment variable X2I_API_KEYS."""
+    anonymous: bool = False
+    """Serve without keys, where nobody has any. Only for a service that no other machine reaches."""
+    guards: dict[str, Any] = {}
+    """Limits and permissions other than the defaults of `http.guards.GuardConfig`, without its keys."""
     finish: str | None = None
     """`package.module:function` that every image goes through: a safety checker or a watermark (docs/serving.md)."""
 
@@ -80,6 +88,23 @@ class Deployment(BaseModel):
     def _is_a_number_or_a_range(cls, replicas: str | int) -> str | int:
         _range(replicas)
         return replicas
+
+    def guard(self, environment: Mapping[str, str]) -> GuardConfig:
+        """What the service takes from whom. Raises ConfigError for a bad key, or without any."""
+        keys = read_keys(None if self.api_keys is None else Path(self.api_keys), environment)
+        if not keys and not self.anonymous:
+            raise ConfigError(
+                f"serving needs API keys: set {VARIABLE} to lines 'NAME KEY', or the argument 'api_keys' to a file of "
+                "them; 'anonymous: true' serves without"
+            )
+        try:
+            return GuardConfig.model_validate({**self.guards, "keys": keys})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            name = ".".join(map(str, problem["loc"])) or "guards"
+            known = ", ".join(field for field in GuardConfig.model_fields if field != "keys")
+            reason = f"is unknown; there are {known}" if problem["type"] == "extra_forbidden" else problem["msg"]
+            raise ConfigError(f"guard '{name}': {reason.removeprefix('Value error, ')}") from None
 
     @property
     def denoisers(self) -> tuple[int, int]:

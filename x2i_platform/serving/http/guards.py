@@ -37,7 +37,7 @@ class GuardConfig(BaseModel):
 
     keys: tuple[ApiKey, ...] = ()
     requests_per_minute: Count = 120
-    """Of each key, or without keys of each address; see `rates` for what counts."""
+    """Of each key; see `rates` for what counts. Without keys both limits are of each address, and only where given."""
     concurrent: Count = 16
     """Requests of each key that may run or wait at once."""
     max_body_bytes: Count = 64 * MB
@@ -75,7 +75,8 @@ class GuardConfig(BaseModel):
 def guarded(app: ASGIApp, config: GuardConfig) -> ASGIApp:
     """The application behind its guard rails."""
     http = with_bounds(app, rules=config.rules, request_timeout_s=config.request_timeout_s)
-    http = with_rates(http, requests_per_minute=config.requests_per_minute, concurrent=config.concurrent)
+    if config.keys or config.model_fields_set & {"requests_per_minute", "concurrent"}:
+        http = with_rates(http, requests_per_minute=config.requests_per_minute, concurrent=config.concurrent)
     if config.keys:
         http = with_keys(http, keys=config.keys)
     if config.cors_origins:
