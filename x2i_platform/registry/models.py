@@ -22,6 +22,7 @@ from x2i_platform.digests import digest
 from x2i_platform.errors import RegistryError, raising
 from x2i_platform.mini.checkpoints import folder_of
 from x2i_platform.models.model_folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from x2i_platform.registry.aliases import move
 from x2i_platform.registry.artifacts import (
     content_digest,
     fetch,
@@ -134,9 +135,7 @@ def resolve(model: str, *, tracking_uri: str) -> Path:
     registered, logged = MODEL_URI.fullmatch(model), RUN_URI.fullmatch(model)
     if registered is None and logged is None:
         raise RegistryError(f"model {model!r} is malformed; {HOW_TO_NAME}")
-    database = sqlite_file(tracking_uri)
-    if database is not None and not database.exists():
-        raise RegistryError(f"model {model!r}: there is no MLflow database {database}; give the right tracking URI")
+    require_database(model, tracking_uri=tracking_uri)
     client = connect(tracking_uri)
     with raising(RegistryError, f"model {model!r} can't be fetched", OUTSIDE):
         if registered is not None:
@@ -148,6 +147,13 @@ def resolve(model: str, *, tracking_uri: str) -> Path:
         return fetch(source, label=model, content=content, tracking_uri=client.tracking_uri)
 
 
+def require_database(model: str, *, tracking_uri: str) -> None:
+    """Raise RegistryError for a SQLite file that isn't there, which asking for a model would create."""
+    database = sqlite_file(tracking_uri)
+    if database is not None and not database.exists():
+        raise RegistryError(f"model {model!r}: there is no MLflow database {database}; give the right tracking URI")
+
+
 def list_models(tracking_uri: str) -> list[RegisteredModel]:
     """All registered models by name; none without a database. Raises RegistryError."""
     database = sqlite_file(tracking_uri)
@@ -155,7 +161,7 @@ def list_models(tracking_uri: str) -> list[RegisteredModel]:
         return []
     client = connect(tracking_uri)
     with raising(RegistryError, f"models of {tracking_uri} can't be listed", OUTSIDE):
-        return [_registered(client, found) for found in _all_models(client)]
+        return [_registered(client, found) for found in all_models(client)]
 
 
 def _holds(version: entities.ModelVersion, *, content: str, settings: str) -> bool:
@@ -189,7 +195,7 @@ def _create_model(client: MlflowClient, name: str) -> None:
 def _advance(client: MlflowClient, name: str, *, alias: str, version: int) -> None:
     current = client.get_registered_model(name).aliases.get(alias, 0)
     if int(current) < version:
-        client.set_registered_model_alias(name, alias, str(version))
+        move(client, name, alias=alias, version=version)
 
 
 def find_version(client: MlflowClient, name: str, *, alias: str | None, number: str | None) -> entities.ModelVersion:
@@ -199,7 +205,7 @@ def find_version(client: MlflowClient, name: str, *, alias: str | None, number: 
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        known = [found.name for found in _all_models(client)]
+        known = [found.name for found in all_models(client)]
         raise RegistryError(f"there is no model {name!r}; {_known('models', known, wanted=name)}") from error
     versions = [str(version.version) for version in model.versions]
     if alias is not None and alias not in model.aliases:
@@ -218,7 +224,8 @@ def _known(kind: str, names: Iterable[str], *, wanted: str) -> str:
     return f"{hint}{kind} there: {', '.join(names[:20]) or 'none'}{', …' if len(names) > 20 else ''}"
 
 
-def _all_models(client: MlflowClient) -> list[entities.RegisteredModel]:
+def all_models(client: MlflowClient) -> list[entities.RegisteredModel]:
+    """Every registered model of MLflow, by name."""
     found: list[entities.RegisteredModel] = []
     token = None
     while True:
@@ -230,16 +237,25 @@ def _all_models(client: MlflowClient) -> list[entities.RegisteredModel]:
 
 
 def _registered(client: MlflowClient, found: entities.RegisteredModel) -> RegisteredModel:
-    versions: list[ModelVersion] = []
+    versions = tuple(map(_version, versions_of(client, found.name)))
+    return RegisteredModel(found.name, versions, aliases_of(found))
+
+
+def aliases_of(found: entities.RegisteredModel) -> dict[str, int]:
+    """The version that each alias points at, by alias in rising order."""
+    return {alias: int(version) for alias, version in sorted(found.aliases.items())}
+
+
+def versions_of(client: MlflowClient, name: str) -> list[entities.ModelVersion]:
+    """A model's versions in rising order, as MLflow has them."""
+    versions: list[entities.ModelVersion] = []
     token = None
     while True:
-        page = client.search_model_versions(_named(found.name), page_token=token)
-        versions += [_version(version) for version in page if version.name == found.name]
+        page = client.search_model_versions(_named(name), page_token=token)
+        versions += [version for version in page if version.name == name]
         token = page.token
         if not token:
-            break
-    aliases = {alias: int(version) for alias, version in sorted(found.aliases.items())}
-    return RegisteredModel(found.name, tuple(sorted(versions, key=lambda version: version.version)), aliases)
+            return sorted(versions, key=lambda version: int(version.version))
 
 
 def _named(name: str) -> str | None:
