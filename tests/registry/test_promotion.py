@@ -27,7 +27,7 @@ def gate(uri: str, version: int, *, holds: bool = True) -> None:
 
 def test_only_a_version_whose_gate_holds_becomes_champion(uri: str) -> None:
     for verdict in ("has passed no gate", r"failed its gate \(−9 points\)"):
-        with pytest.raises(RegistryError, match=f"models:/mini/2 {verdict}; run `x2i-platform evaluate models:/mini/2 "):
+        with pytest.raises(RegistryError, match=f"models:/mini/2 {verdict}; run `x2i-platform evaluate "):
             promote("models:/mini/2", tracking_uri=uri)
         gate(uri, 2, holds=False)
     assert holder(uri) is None

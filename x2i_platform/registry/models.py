@@ -12,16 +12,16 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import mlflow.entities.model_registry as entities
-import mlflow.models
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from x2i_platform.digests import digest
 from x2i_platform.errors import RegistryError, raising
 from x2i_platform.mini.checkpoints import folder_of
-from x2i_platform.models.model_folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from x2i_platform.models.model_folder import CARD_FILE
 from x2i_platform.registry.aliases import move
 from x2i_platform.registry.artifacts import (
     content_digest,
@@ -29,9 +29,9 @@ from x2i_platform.registry.artifacts import (
     require_model,
     require_plain,
     settings_digest,
-    signature,
 )
 from x2i_platform.registry.connection import OUTSIDE, connect, sqlite_file
+from x2i_platform.registry.flavours import mlflow_model
 from x2i_platform.registry.tracking import KEY_TAG, MANIFEST_TAG, RunInfo
 
 CONTENT_TAG = "x2i.content"
@@ -65,12 +65,20 @@ class RegisteredModel:
 
 
 def register(
-    folder: Path, *, name: str, info: RunInfo, manifest_digest: str, card: str, aliases: Sequence[str] = ("candidate",)
+    folder: Path,
+    *,
+    name: str,
+    info: RunInfo,
+    manifest_digest: str,
+    card: str,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    aliases: Sequence[str] = ("candidate",),
 ) -> ModelVersion:
     """Log a folder with `alignnet.safetensors` and `config.json` to the run and register it as a version of `name`.
 
-    `card` (Markdown) becomes its README.md and description. An alias only ever moves to a newer version here, so a
-    repeated old training takes nothing from a later one. Raises RegistryError.
+    `card` (Markdown) becomes its README.md and description, `tags` the version's, beside those of this module. An alias
+    only ever moves to a newer version here, so a repeated old training takes nothing from a later one. Raises
+    RegistryError.
     """
     require_plain(folder)
     require_name(name)
@@ -85,7 +93,7 @@ def register(
             path = "model" if not versions else f"model-{digest([content, settings])[:12]}"
             run = client.get_run(info.run_id)
             _log_files(client, folder, run_id=info.run_id, path=path, card=card)
-            tags = {
+            own = {
                 CONTENT_TAG: content,
                 SETTINGS_TAG: settings,
                 MANIFEST_TAG: manifest_digest,
@@ -93,7 +101,9 @@ def register(
             }
             description = re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)[:MAX_DESCRIPTION_LENGTH]
             source = f"{run.info.artifact_uri}/{path}"
-            found = client.create_model_version(name, source, info.run_id, tags=tags, description=description)
+            found = client.create_model_version(
+                name, source, info.run_id, tags={**tags, **own}, description=description
+            )
         for alias in aliases:
             _advance(client, name, alias=alias, version=int(found.version))
     return _version(found)
@@ -171,12 +181,7 @@ def _holds(version: entities.ModelVersion, *, content: str, settings: str) -> bo
 
 
 def _log_files(client: MlflowClient, folder: Path, *, run_id: str, path: str, card: str) -> None:
-    model = mlflow.models.Model(
-        artifact_path=path,
-        run_id=run_id,
-        flavors={"x2i_platform": {"weights": WEIGHTS_FILE, "config": CONFIG_FILE}},
-        signature=signature(folder),
-    )
+    model = mlflow_model(folder, path=path, run_id=run_id)
     with tempfile.TemporaryDirectory() as extras:
         model.save(Path(extras) / "MLmodel")
         (Path(extras) / CARD_FILE).write_text(card, encoding="utf-8")
