@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import pwd
 import secrets
 import shutil
 import signal
@@ -70,9 +71,10 @@ def _account(folder: Path) -> dict[str, Any]:
     """Who runs PostgreSQL, for `subprocess`: we, or `nobody` in root's place."""
     if os.geteuid():
         return {}
-    shutil.chown(folder, "nobody", "nogroup")
+    nobody = pwd.getpwnam("nobody")
+    os.chown(folder, nobody.pw_uid, nobody.pw_gid)
     folder.chmod(0o755)
-    return {"user": "nobody", "group": "nogroup", "extra_groups": []}
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
 
 def _binaries(folder: Path) -> Path:

@@ -99,6 +99,17 @@ def test_a_rollback_that_was_killed_is_not_lost(client: MlflowClient, monkeypatc
     assert [back(client), back(client)] == [2, 1]
 
 
+@pytest.mark.parametrize(("kept", "walk"), [(2, [3, 1]), (3, [2, 1])])
+def test_of_moves_at_once_the_one_that_the_alias_kept_was_the_last(
+    client: MlflowClient, kept: int, walk: list[int]
+) -> None:
+    moved(client, 1)
+    for tag, version in (("a", "3"), ("b", "2")):
+        client.set_registered_model_tag("mini", f"x2i.history.champion.000002.{tag}", version)
+    client.set_registered_model_alias("mini", "champion", str(kept))
+    assert [back(client), back(client)] == walk
+
+
 def test_moves_at_once_forget_no_holder(client: MlflowClient, tracking_uri: str) -> None:
     moved(client, 1)
     threads = [threading.Thread(target=moved, args=(client, version)) for version in (2, 3)]

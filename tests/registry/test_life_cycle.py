@@ -6,6 +6,7 @@ import json
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tests.postgres_server import postgres_uri
 from tests.registered import registered
 from tests.s3_server import s3_bucket, s3_server
 from x2i_platform.errors import RegistryError
+from x2i_platform.registry.aliases import holders
+from x2i_platform.registry.connection import connect
 from x2i_platform.registry.evaluations import log_evaluation, pin, record_gate
 from x2i_platform.registry.lineage import card_of, sheet
 from x2i_platform.registry.listing import list_rows
@@ -97,6 +100,23 @@ def test_from_training_to_champion_and_back(
     assert sheet(f"models:/{name}/2", tracking_uri=uri).lineage.run == second.run_id
     with pytest.raises(RegistryError, match="no earlier 'champion'"):
         rollback(name, tracking_uri=uri)
+
+
+def test_two_promotions_at_once_forget_no_holder(server: str, tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        registered(server, tmp_path / f"race {number}", value=number, name="race")
+    promote("models:/race/1", force=True, tracking_uri=server)
+
+    def promoted(number: int) -> str:
+        return promote(f"models:/race/{number}", force=True, tracking_uri=server).model
+
+    with ThreadPoolExecutor() as threads:
+        assert sorted(threads.map(promoted, (2, 3))) == ["models:/race/2", "models:/race/3"]
+    model = connect(server).get_registered_model("race")
+    assert model.aliases["champion"] in ("2", "3")
+    assert sorted({each.version for each in holders(model, "champion")}) == [1, 2, 3]
+    seen = [rollback("race", tracking_uri=server).model for _ in range(2)]
+    assert seen[-1] == "models:/race/1"
 
 
 def test_mlflows_pages_have_sheets_and_curves(server: str, tmp_path: Path) -> None:

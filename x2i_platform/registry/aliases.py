@@ -57,7 +57,9 @@ def step_back(client: MlflowClient, name: str, *, alias: str, existing: Containe
     """
     with database_lock(client.tracking_uri):
         model = client.get_registered_model(name)
-        before, past = _now(model, alias), holders(model, alias)
+        before = _now(model, alias)
+        # Of moves at once, which wrote the same number, the one that the alias kept was the last.
+        past = sorted(holders(model, alias), key=lambda holder: (holder.number, holder.version == before))
         left = len(past)
         while left and (past[left - 1].version == before or past[left - 1].version not in existing):
             left -= 1
