@@ -76,9 +76,8 @@ def register(
 ) -> ModelVersion:
     """Log a folder with `alignnet.safetensors` and `config.json` to the run and register it as a version of `name`.
 
-    `card` (Markdown) becomes its README.md and description, `tags` the version's, beside those of this module. An alias
-    only ever moves to a newer version here, so a repeated old training takes nothing from a later one. Raises
-    RegistryError.
+    `card` (Markdown) becomes its README.md and description, `tags` the version's, beside ours. An alias only ever
+    moves to a newer version here: a repeated old training takes nothing from a later one. Raises RegistryError.
     """
     require_plain(folder)
     require_name(name)
@@ -99,10 +98,8 @@ def register(
                 MANIFEST_TAG: manifest_digest,
                 FINGERPRINT_TAG: run.data.tags.get(KEY_TAG, ""),
             }
-            description = re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)[:MAX_DESCRIPTION_LENGTH]
-            source = f"{run.info.artifact_uri}/{path}"
             found = client.create_model_version(
-                name, source, info.run_id, tags={**tags, **own}, description=description
+                name, f"{run.info.artifact_uri}/{path}", info.run_id, tags={**tags, **own}, description=_words(card)
             )
         for alias in aliases:
             _advance(client, name, alias=alias, version=int(found.version))
@@ -187,6 +184,11 @@ def _log_files(client: MlflowClient, folder: Path, *, run_id: str, path: str, ca
         (Path(extras) / CARD_FILE).write_text(card, encoding="utf-8")
         client.log_artifacts(run_id, str(folder), path)
         client.log_artifacts(run_id, extras, path)
+
+
+def _words(card: str) -> str:
+    """A card as MLflow's pages show it: without the front matter, and cut."""
+    return re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)[:MAX_DESCRIPTION_LENGTH]
 
 
 def _create_model(client: MlflowClient, name: str) -> None:
