@@ -19,6 +19,7 @@ from x2i_platform.recipes import override
 from x2i_platform.registry import tracking
 from x2i_platform.registry.artifacts import content_digest
 from x2i_platform.registry.card import TrainingFacts, imported_card
+from x2i_platform.registry.lineage import IMPORTED_TAG, version_tags
 from x2i_platform.registry.models import ModelVersion, register, registered_as, require_name
 
 EXPERIMENT = "x2i-import"
@@ -97,11 +98,11 @@ def _register(folder: Path, recipe: Recipe, *, name: str, source: str, tracking_
         run_name=f"{name}-{weights[:12]}",
         key=digest([name, weights, settings]),
         params=settings,
-        tags={"x2i.recipe": recipe.name, "x2i.imported_from": source},
+        tags={"x2i.recipe": recipe.name, IMPORTED_TAG: source},
     )
     teacher, mllm = (identity(part.model, revision=part.revision) for part in (recipe.teacher, recipe.mllm))
     facts = TrainingFacts(teacher, mllm, manifest_digest="", captions=0)
     card = imported_card(recipe, name=name, source=source, facts=facts)
-    version = register(folder, name=name, info=info, manifest_digest="", card=card)
+    version = register(folder, name=name, info=info, manifest_digest="", card=card, tags=version_tags(facts))
     tracking.finish(info)
     return version

@@ -34,7 +34,9 @@ from x2i_platform.models.model_folder import CONFIG_FILE, WEIGHTS_FILE, write_re
 from x2i_platform.progress import Metrics, Progress
 from x2i_platform.registry import tracking
 from x2i_platform.registry.card import TrainingFacts, model_card
+from x2i_platform.registry.lineage import version_tags
 from x2i_platform.registry.models import ModelVersion, list_models, register, require_name, resolve
+from x2i_platform.training.data import count_sources
 from x2i_platform.training.job import Job
 from x2i_platform.training.lock import alone
 
@@ -243,13 +245,15 @@ def _publish(
     seconds: float,
 ) -> ModelVersion:
     """Register the AlignNet of a checkpoint, or of another version, with the current recipe."""
+    store = FeatureStore.open(job.store)
     facts = TrainingFacts(
-        teacher_identity=str(FeatureStore.open(job.store).fingerprint[TEXT]["teacher"]),
-        mllm_identity=str(FeatureStore.open(job.store).fingerprint[MLLM]["mllm"]),
+        teacher_identity=str(store.fingerprint[TEXT]["teacher"]),
+        mllm_identity=str(store.fingerprint[MLLM]["mllm"]),
         manifest_digest=job.manifest_digest,
         captions=job.train_samples,
         figures={"Steps": job.recipe.train.steps, "Seconds": round(seconds), "Workers": job.recipe.run.train.workers},
         metrics=metrics,
+        sources=count_sources(store, job.manifest),
     )
     card = model_card(job.recipe, name=destination.name, fingerprint=job.key, facts=facts)
     with tempfile.TemporaryDirectory() as temporary:
@@ -257,7 +261,12 @@ def _publish(
             shutil.copy(folder / name, temporary)
         write_recipe(job.recipe, Path(temporary))
         return register(
-            Path(temporary), name=destination.name, info=info, manifest_digest=job.manifest_digest, card=card
+            Path(temporary),
+            name=destination.name,
+            info=info,
+            manifest_digest=job.manifest_digest,
+            card=card,
+            tags=version_tags(facts),
         )
 
 

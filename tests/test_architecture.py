@@ -59,6 +59,7 @@ ROOMS: dict[str, Room] = {
         "the job, the loss, the step, strategies, the loop, checkpoints", ("fingerprint", "plan", "models", "features")
     ),
     "generation": Room("`Generator`, and the lines of a request file", ("media", "models", "streams")),
+    "pyfunc": Room("a model as MLflow's own tools run it: a table of prompts in, images out", ("generation", "models")),
     "evaluation": Room(
         "tasks, images, paired results, statistics, gate, report, layouts for external scorers",
         ("generation", "training.validation", "models", "media", "mini"),
@@ -74,7 +75,7 @@ ROOMS: dict[str, Room] = {
             *("training", "generation", "evaluation", "serving"),
         ),
     ),
-    "cli_models": Room("the command line: group `models`", ("console", "options", "pipelines")),
+    "cli_models": Room("the command line: group `models`", ("console", "options", "registry", "pipelines")),
     "cli_chat": Room("the command line: `chat`", ("console", "options", "pipelines")),
     "cli_serve": Room("the command line: `serve`", ("console", "options", "pipelines")),
     "cli": Room(

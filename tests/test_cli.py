@@ -229,6 +229,43 @@ def test_json_is_one_line_on_stdout(run: Run) -> None:
     assert dry["plan"]["total_bytes"] == plan["total_bytes"]
 
 
+def test_a_registered_model_is_listed_shown_promoted_and_rolled_back(run: Run, tmp_path: Path) -> None:
+    from tests.registered import registered
+    from x2i_platform.registry.evaluations import record_gate
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    for number in (1, 2):
+        registered(uri, tmp_path / str(number), value=number)
+    refused(run("models", "promote", "models:/mini/1"), "has passed no gate; run `x2i-platform evaluate models:/mini/1")
+    record_gate("models:/mini/1", holds=True, reason="within", tracking_uri=uri)
+    moved = json_line(run("models", "promote", "models:/mini/2", "--force", "--json"))
+    names = {"alias": "models:/mini@champion", "model": "models:/mini/2", "previous": "models:/mini/1"}
+    assert moved == {**names, "forced": True}
+    listed = json_line(run("models", "list", "--json"))
+    assert isinstance(listed, list)
+    [row] = listed
+    assert (row["name"], row["versions"], row["gate"]) == ("mini", 2, {"candidate": "none", "champion": "none"})
+    shown = json_line(run("models", "show", "mini", "--json"))
+    assert isinstance(shown, dict)
+    assert (shown["model"], shown["forced"], shown["card"]) == ("models:/mini/2", "champion", "# A model\n")
+    assert "models:/mini/1" in run("models", "rollback", "mini").out
+    refused(run("models", "rollback", "mini"), "no earlier 'champion'")
+    assert "A model" in run("models", "show", "mini", "--card").out
+    table = run("models", "show", "models:/mini@champion").out
+    assert all(part in table for part in ("models:/mini/1", "champion", "passed", "unknown", "abc"))
+    assert max(map(len, table.splitlines())) <= 80
+
+
+def test_a_folder_and_a_miniature_can_be_shown(run: Run) -> None:
+    shown = json_line(run("models", "show", "mini:alignnet", "--json"))
+    assert isinstance(shown, dict)
+    assert (shown["teacher"]["model"], shown["lineage"]["run"]) == ("mini:flux", "unknown")
+    assert json_line(run("models", "list", "--json")) == []
+    refused(run("models", "show", "mini:alignnet", "--card"), "has no model card")
+    refused(run("models", "show", "./none"), "there is no such folder")
+    refused(run("models", "show", "none"), "there is no MLflow database")
+
+
 CAPTION_FILES = {
     "semicolon.csv": ("a cup;1\na ball;2\n", ["--no-header", "--delimiter", ";", "--column", "1"]),
     "pandas.tsv": ('id\ttext\n1\t"a ""red"" cup"\n2\t"a\nball"\n', ["--quoted"]),

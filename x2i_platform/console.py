@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 from rich import progress as bars
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Column, Table
 
@@ -117,6 +119,11 @@ def show_rows(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     for row in rows:
         table.add_row(*(escape(_text(value)) for value in row.values()))
     out.print(table)
+
+
+def show_markdown(text: str) -> None:
+    """Markdown as a terminal can show it. A front matter, which is for machines, is left out."""
+    out.print(Markdown(re.sub(r"\A---\n.*?\n---\n+", "", text, flags=re.DOTALL)), soft_wrap=False)
 
 
 def _print_json(value: Any) -> None:

@@ -31,6 +31,7 @@ from x2i_platform.precompute.shards import append_shards
 from x2i_platform.precompute.stages import build_stage
 from x2i_platform.progress import Metrics
 from x2i_platform.recipes import load, override
+from x2i_platform.registry.lineage import sheet
 from x2i_platform.registry.models import resolve
 from x2i_platform.training.job import describe, prepare
 
@@ -101,6 +102,12 @@ def test_a_training_is_registered_found_again_and_better_than_its_beginning(
     assert run.data.tags["x2i.manifest"] == job.manifest_digest
     assert run.data.params["alignnet.fusion"] == "conv"
     assert run.inputs.dataset_inputs
+    known = sheet("tiny", tracking_uri=destination.tracking_uri)
+    assert known.teacher.identity == FeatureStore.open(store).fingerprint["text"]["teacher"]
+    assert (known.lineage.store, known.lineage.store_manifest) == (store, job.manifest_digest)
+    assert known.lineage.captions.trained_on == str(job.train_samples)
+    assert isinstance(known.lineage.captions.files, dict)
+    assert sum(known.lineage.captions.files.values()) == job.train_samples + job.held_out_samples
 
     again = train.run(job, destination, address=ray_cluster, on_progress=silent)
     assert again.already_trained

@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from mlflow import MlflowClient
-from safetensors.numpy import save_file
 
+from tests.registered import registered
 from x2i_platform.errors import RegistryError
 from x2i_platform.registry.connection import connect
 from x2i_platform.registry.evaluations import learning_curves, log_evaluation, pin, record_gate
-from x2i_platform.registry.models import list_models, register
-from x2i_platform.registry.tracking import RunInfo, RunLogger, start_or_resume
+from x2i_platform.registry.models import list_models
+from x2i_platform.registry.tracking import RunLogger
 
 METRIC = "evaluation/english/held_out/prompt/accuracy"
-
-
-def registered(tracking_uri: str, folder: Path, *, value: float = 1.0) -> RunInfo:
-    """A version of the model `mini`, and the run that made it."""
-    folder.mkdir()
-    save_file({"conv.weight": np.full((1, 5, 5, 5), value, np.float32)}, folder / "alignnet.safetensors")
-    dims = {"num_layers": 5, "hidden_size": 64, "text_tokens": 32, "prompt_dim": 48, "pooled_dim": 16}
-    (folder / "config.json").write_text(json.dumps({"alignnet": {"fusion": "conv"}, "dims": dims}))
-    info = start_or_resume(tracking_uri=tracking_uri, experiment="e", run_name="r", key=folder.name, params={}, tags={})
-    register(folder, name="mini", info=info, manifest_digest="abc", card="# A model\n")
-    return info
 
 
 def report(folder: Path, *, page: str = "page") -> Path:

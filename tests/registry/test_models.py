@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
@@ -57,20 +56,12 @@ def test_a_registered_model_comes_back_whole_and_as_a_copy(
 
 def test_the_version_says_what_it_came_from(tracking_uri: str, tmp_path: Path) -> None:
     info = run(tracking_uri)
-    version = publish(saved(tmp_path / "final"), info)
+    publish(saved(tmp_path / "final"), info)
     found = MlflowClient(tracking_uri).get_model_version("mini", "1")
     assert found.run_id == info.run_id
     assert found.tags["x2i.manifest"] == "abc"
     assert found.tags["x2i.fingerprint"] == "fingerprint"
     assert found.description == "# A model\n\nWhat it is.\n"
-    signature = mlflow.models.Model.load(version.source).signature
-    shapes = {spec.name: (spec.type.name, spec.shape) for spec in (*signature.inputs, *signature.outputs)}
-    assert shapes == {
-        "hidden_states": ("float32", (-1, 5, -1, 64)),
-        "mask": ("bool", (-1, -1)),
-        "prompt_embeds": ("float32", (-1, -1, 48)),
-        "pooled": ("float32", (-1, 16)),
-    }
 
 
 def test_registering_twice_gives_one_version(tracking_uri: str, tmp_path: Path) -> None:

@@ -15,8 +15,18 @@ from torch.utils.data import DataLoader
 from tests.training.conftest import World
 from x2i_platform.config import TrainConfig
 from x2i_platform.errors import StoreError, TrainingError
+from x2i_platform.features.reader import read_samples
+from x2i_platform.features.schema import SAMPLES
 from x2i_platform.features.store import FeatureStore
-from x2i_platform.training.data import Collate, FeatureDataset, Place, StepSampler, endless_order, split
+from x2i_platform.training.data import (
+    Collate,
+    FeatureDataset,
+    Place,
+    StepSampler,
+    count_sources,
+    endless_order,
+    split,
+)
 
 PLACES = [Place(shard, f"{shard}-{i}") for shard in range(4) for i in range(5 + shard)]
 
@@ -95,6 +105,13 @@ def test_split_leaves_out_what_a_table_could_not_hold(sampled: World) -> None:
     assert lost.isdisjoint(place.sample_id for place in (*train, *held_out))
     dataset = FeatureDataset(sampled.url, sampled.manifest)
     assert all(dataset[place].sample_id == place.sample_id for place in (*train, *held_out))
+
+
+def test_sources_count_what_is_trained_on_and_held_out(sampled: World) -> None:
+    counted = count_sources(sampled.store, sampled.manifest)
+    assert counted.total() == 28, "without the one that a table could not hold"
+    rows = [row for commit in sampled.manifest.of(SAMPLES).values() for row in read_samples(sampled.store, commit)]
+    assert set(counted) == {row["source"] for row in rows}
 
 
 def test_nothing_to_train_on_is_refused(sampled: World, tmp_path: Path) -> None:

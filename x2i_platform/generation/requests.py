@@ -134,8 +134,16 @@ def read_requests(path: str) -> Iterator[ParsedLine]:
 def _parsed(number: int, raw: bytes, *, folder: Path | None) -> ParsedLine:
     try:
         value: Any = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
-        if not isinstance(value, dict):
-            return ParsedLine(number, None, f"expected a JSON object with a prompt, not {type(value).__name__}")
+    except (ValueError, RecursionError) as error:
+        return ParsedLine(number, None, f"not JSON in UTF-8: {error}")
+    if not isinstance(value, dict):
+        return ParsedLine(number, None, f"expected a JSON object with a prompt, not {type(value).__name__}")
+    return parse_request(number, value, folder=folder)
+
+
+def parse_request(number: int, value: dict[str, Any], *, folder: Path | None) -> ParsedLine:
+    """The request of a line's JSON object, or why it isn't one. Files it names lie in `folder`, or may not be named."""
+    try:
         value, messages = _with_words(value, folder=folder)
         identity = identity_of(messages)
         request = RequestLine.model_validate(value)

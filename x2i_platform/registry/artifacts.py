@@ -1,4 +1,4 @@
-"""What a model is on disk: a folder of plain files, its digest, its MLflow signature, and a private copy of it.
+"""What a model is on disk: a folder of plain files, its digest, and a private copy of it.
 
 Invariants: nothing is pickled, and a file that could be is refused; a fetched folder is a copy, never the store's own,
 and stands for one stored folder alone: models of the same weights may have different recipes.
@@ -11,9 +11,6 @@ import json
 from pathlib import Path
 
 import mlflow.artifacts
-import mlflow.models
-import numpy as np
-from mlflow.types import Schema, TensorSpec
 
 from x2i_platform.cache import cache_folder
 from x2i_platform.digests import digest
@@ -43,34 +40,6 @@ def settings_digest(folder: Path) -> str:
         return ""
     except (ValueError, AttributeError) as error:
         raise RegistryError(f"{folder / RECIPE_FILE} is no recipe: {error}") from error
-
-
-def signature(folder: Path) -> mlflow.models.ModelSignature:
-    """AlignNet's tensors; -1 is the batch and the sequence."""
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RegistryError(f"{folder / CONFIG_FILE} is not JSON: {error}") from error
-    sections = [config, *(value for value in config.values() if isinstance(value, dict))]
-    dims = {key: value for section in sections for key, value in section.items()}
-    missing = [key for key in ("num_layers", "hidden_size", "prompt_dim", "pooled_dim") if key not in dims]
-    if missing:
-        raise RegistryError(f"{folder / CONFIG_FILE} doesn't say {', '.join(missing)}; it must hold AlignNet's sizes")
-    real, truth = np.dtype(np.float32), np.dtype(np.bool_)
-    return mlflow.models.ModelSignature(
-        inputs=Schema(
-            [
-                TensorSpec(real, (-1, dims["num_layers"], -1, dims["hidden_size"]), "hidden_states"),
-                TensorSpec(truth, (-1, -1), "mask"),
-            ]
-        ),
-        outputs=Schema(
-            [
-                TensorSpec(real, (-1, -1, dims["prompt_dim"]), "prompt_embeds"),
-                TensorSpec(real, (-1, dims["pooled_dim"]), "pooled"),
-            ]
-        ),
-    )
 
 
 def fetch(source: str, *, label: str, content: str | None, tracking_uri: str) -> Path:

@@ -31,6 +31,8 @@ class TrainingFacts:
     captions: int
     figures: Mapping[str, object] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    sources: Mapping[str, int] = field(default_factory=dict)
+    """Captions by the file or URL that they came from; no card shows it."""
 
 
 def model_card(recipe: Recipe, *, name: str, fingerprint: str, facts: TrainingFacts) -> str:

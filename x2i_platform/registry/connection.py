@@ -83,7 +83,7 @@ def _client(uri: str) -> MlflowClient:
     logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"].upper())
     # This logger prints a traceback of every failed statement; our message is made from what is raised.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    with raising(RegistryError, f"tracking URI {uri!r} can't be used", OUTSIDE), _creation_lock(uri):
+    with raising(RegistryError, f"tracking URI {uri!r} can't be used", OUTSIDE), database_lock(uri):
         client = MlflowClient(uri, registry_uri=uri)
         client.search_experiments(max_results=1)
     return client
@@ -161,9 +161,10 @@ def _check_database(uri: str) -> None:
 
 
 @contextlib.contextmanager
-def _creation_lock(uri: str) -> Iterator[None]:
-    """One process at a time creates a database: of three that ran MLflow's schema migrations on a new file at once, two
-    crashed.
+def database_lock(uri: str) -> Iterator[None]:
+    """One process of a machine at a time creates a SQLite file, or moves an alias in it; servers aren't locked.
+
+    Of three processes that ran MLflow's schema migrations on a new file at once, two crashed.
     """
     path = sqlite_file(uri)
     with contextlib.ExitStack() as held:

@@ -1,6 +1,6 @@
 """What an evaluation stores in the registry: its report and figures in the model's run, and the champion.
 
-Invariant: `champion` moves only through `record_gate`, if the gate holds, to the version that was evaluated.
+Invariant: an evaluation moves `champion` only if its gate holds, and only to the version that was evaluated.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import mlflow.entities as entities
 from mlflow import MlflowClient
 
 from x2i_platform.errors import RegistryError, raising
+from x2i_platform.registry.aliases import move
 from x2i_platform.registry.connection import OUTSIDE, connect, sqlite_file
 from x2i_platform.registry.models import MODEL_URI, find_version
 
@@ -77,7 +78,7 @@ def record_gate(model: str, *, holds: bool, reason: str, tracking_uri: str) -> s
             client.set_model_version_tag(version.name, version.version, tag, value)
         if not holds:
             return None
-        client.set_registered_model_alias(version.name, CHAMPION, version.version)
+        move(client, version.name, alias=CHAMPION, version=int(version.version))
     return f"models:/{version.name}/{version.version}"
 
 

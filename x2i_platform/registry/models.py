@@ -12,25 +12,26 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 import mlflow.entities.model_registry as entities
-import mlflow.models
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from x2i_platform.digests import digest
 from x2i_platform.errors import RegistryError, raising
 from x2i_platform.mini.checkpoints import folder_of
-from x2i_platform.models.model_folder import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from x2i_platform.models.model_folder import CARD_FILE
+from x2i_platform.registry.aliases import move
 from x2i_platform.registry.artifacts import (
     content_digest,
     fetch,
     require_model,
     require_plain,
     settings_digest,
-    signature,
 )
 from x2i_platform.registry.connection import OUTSIDE, connect, sqlite_file
+from x2i_platform.registry.flavours import mlflow_model
 from x2i_platform.registry.tracking import KEY_TAG, MANIFEST_TAG, RunInfo
 
 CONTENT_TAG = "x2i.content"
@@ -64,12 +65,19 @@ class RegisteredModel:
 
 
 def register(
-    folder: Path, *, name: str, info: RunInfo, manifest_digest: str, card: str, aliases: Sequence[str] = ("candidate",)
+    folder: Path,
+    *,
+    name: str,
+    info: RunInfo,
+    manifest_digest: str,
+    card: str,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    aliases: Sequence[str] = ("candidate",),
 ) -> ModelVersion:
     """Log a folder with `alignnet.safetensors` and `config.json` to the run and register it as a version of `name`.
 
-    `card` (Markdown) becomes its README.md and description. An alias only ever moves to a newer version here, so a
-    repeated old training takes nothing from a later one. Raises RegistryError.
+    `card` (Markdown) becomes its README.md and description, `tags` the version's, beside ours. An alias only ever
+    moves to a newer version here: a repeated old training takes nothing from a later one. Raises RegistryError.
     """
     require_plain(folder)
     require_name(name)
@@ -84,15 +92,15 @@ def register(
             path = "model" if not versions else f"model-{digest([content, settings])[:12]}"
             run = client.get_run(info.run_id)
             _log_files(client, folder, run_id=info.run_id, path=path, card=card)
-            tags = {
+            own = {
                 CONTENT_TAG: content,
                 SETTINGS_TAG: settings,
                 MANIFEST_TAG: manifest_digest,
                 FINGERPRINT_TAG: run.data.tags.get(KEY_TAG, ""),
             }
-            description = re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)[:MAX_DESCRIPTION_LENGTH]
-            source = f"{run.info.artifact_uri}/{path}"
-            found = client.create_model_version(name, source, info.run_id, tags=tags, description=description)
+            found = client.create_model_version(
+                name, f"{run.info.artifact_uri}/{path}", info.run_id, tags={**tags, **own}, description=_words(card)
+            )
         for alias in aliases:
             _advance(client, name, alias=alias, version=int(found.version))
     return _version(found)
@@ -134,9 +142,7 @@ def resolve(model: str, *, tracking_uri: str) -> Path:
     registered, logged = MODEL_URI.fullmatch(model), RUN_URI.fullmatch(model)
     if registered is None and logged is None:
         raise RegistryError(f"model {model!r} is malformed; {HOW_TO_NAME}")
-    database = sqlite_file(tracking_uri)
-    if database is not None and not database.exists():
-        raise RegistryError(f"model {model!r}: there is no MLflow database {database}; give the right tracking URI")
+    require_database(model, tracking_uri=tracking_uri)
     client = connect(tracking_uri)
     with raising(RegistryError, f"model {model!r} can't be fetched", OUTSIDE):
         if registered is not None:
@@ -148,6 +154,13 @@ def resolve(model: str, *, tracking_uri: str) -> Path:
         return fetch(source, label=model, content=content, tracking_uri=client.tracking_uri)
 
 
+def require_database(model: str, *, tracking_uri: str) -> None:
+    """Raise RegistryError for a SQLite file that isn't there, which asking for a model would create."""
+    database = sqlite_file(tracking_uri)
+    if database is not None and not database.exists():
+        raise RegistryError(f"model {model!r}: there is no MLflow database {database}; give the right tracking URI")
+
+
 def list_models(tracking_uri: str) -> list[RegisteredModel]:
     """All registered models by name; none without a database. Raises RegistryError."""
     database = sqlite_file(tracking_uri)
@@ -155,7 +168,7 @@ def list_models(tracking_uri: str) -> list[RegisteredModel]:
         return []
     client = connect(tracking_uri)
     with raising(RegistryError, f"models of {tracking_uri} can't be listed", OUTSIDE):
-        return [_registered(client, found) for found in _all_models(client)]
+        return [_registered(client, found) for found in all_models(client)]
 
 
 def _holds(version: entities.ModelVersion, *, content: str, settings: str) -> bool:
@@ -165,17 +178,17 @@ def _holds(version: entities.ModelVersion, *, content: str, settings: str) -> bo
 
 
 def _log_files(client: MlflowClient, folder: Path, *, run_id: str, path: str, card: str) -> None:
-    model = mlflow.models.Model(
-        artifact_path=path,
-        run_id=run_id,
-        flavors={"x2i_platform": {"weights": WEIGHTS_FILE, "config": CONFIG_FILE}},
-        signature=signature(folder),
-    )
+    model = mlflow_model(folder, path=path, run_id=run_id)
     with tempfile.TemporaryDirectory() as extras:
         model.save(Path(extras) / "MLmodel")
         (Path(extras) / CARD_FILE).write_text(card, encoding="utf-8")
         client.log_artifacts(run_id, str(folder), path)
         client.log_artifacts(run_id, extras, path)
+
+
+def _words(card: str) -> str:
+    """A card as MLflow's pages show it: without the front matter, and cut."""
+    return re.sub(r"\A---\n.*?\n---\n+", "", card, flags=re.DOTALL)[:MAX_DESCRIPTION_LENGTH]
 
 
 def _create_model(client: MlflowClient, name: str) -> None:
@@ -189,7 +202,7 @@ def _create_model(client: MlflowClient, name: str) -> None:
 def _advance(client: MlflowClient, name: str, *, alias: str, version: int) -> None:
     current = client.get_registered_model(name).aliases.get(alias, 0)
     if int(current) < version:
-        client.set_registered_model_alias(name, alias, str(version))
+        move(client, name, alias=alias, version=version)
 
 
 def find_version(client: MlflowClient, name: str, *, alias: str | None, number: str | None) -> entities.ModelVersion:
@@ -199,7 +212,7 @@ def find_version(client: MlflowClient, name: str, *, alias: str | None, number: 
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        known = [found.name for found in _all_models(client)]
+        known = [found.name for found in all_models(client)]
         raise RegistryError(f"there is no model {name!r}; {_known('models', known, wanted=name)}") from error
     versions = [str(version.version) for version in model.versions]
     if alias is not None and alias not in model.aliases:
@@ -218,7 +231,8 @@ def _known(kind: str, names: Iterable[str], *, wanted: str) -> str:
     return f"{hint}{kind} there: {', '.join(names[:20]) or 'none'}{', …' if len(names) > 20 else ''}"
 
 
-def _all_models(client: MlflowClient) -> list[entities.RegisteredModel]:
+def all_models(client: MlflowClient) -> list[entities.RegisteredModel]:
+    """Every registered model of MLflow, by name."""
     found: list[entities.RegisteredModel] = []
     token = None
     while True:
@@ -230,16 +244,25 @@ def _all_models(client: MlflowClient) -> list[entities.RegisteredModel]:
 
 
 def _registered(client: MlflowClient, found: entities.RegisteredModel) -> RegisteredModel:
-    versions: list[ModelVersion] = []
+    versions = tuple(map(_version, versions_of(client, found.name)))
+    return RegisteredModel(found.name, versions, aliases_of(found))
+
+
+def aliases_of(found: entities.RegisteredModel) -> dict[str, int]:
+    """The version that each alias points at, by alias in rising order."""
+    return {alias: int(version) for alias, version in sorted(found.aliases.items())}
+
+
+def versions_of(client: MlflowClient, name: str) -> list[entities.ModelVersion]:
+    """A model's versions in rising order, as MLflow has them."""
+    versions: list[entities.ModelVersion] = []
     token = None
     while True:
-        page = client.search_model_versions(_named(found.name), page_token=token)
-        versions += [_version(version) for version in page if version.name == found.name]
+        page = client.search_model_versions(_named(name), page_token=token)
+        versions += [version for version in page if version.name == name]
         token = page.token
         if not token:
-            break
-    aliases = {alias: int(version) for alias, version in sorted(found.aliases.items())}
-    return RegisteredModel(found.name, tuple(sorted(versions, key=lambda version: version.version)), aliases)
+            return sorted(versions, key=lambda version: int(version.version))
 
 
 def _named(name: str) -> str | None:

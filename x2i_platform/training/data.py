@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Protocol, Self, TypeVar
@@ -93,6 +93,13 @@ def split(store: FeatureStore, manifest: Manifest, *, validation_share: float) -
     if not train:
         raise TrainingError(f"store '{store.files.url}' holds no complete shard to train on; run precompute first")
     return train, held_out
+
+
+def count_sources(store: FeatureStore, manifest: Manifest) -> Counter[str]:
+    """Count the captions that each file or URL gave to the samples of `split`, held out or not."""
+    lost, planned = manifest.quarantined(), manifest.of(SAMPLES)
+    rows = (row for shard in manifest.complete_shards() for row in read_samples(store, planned[shard]))
+    return Counter(row["source"] for row in rows if row["sample_id"] not in lost)
 
 
 def _is_held_out(sample_id: str, *, share: float) -> bool:
