@@ -65,7 +65,7 @@ ROOMS: dict[str, Room] = {
     ),
     "serving": Room(
         "the HTTP interface, what a service is pinned to, the Ray Serve application",
-        ("generation", "registry", "fingerprint", "models"),
+        ("generation", "registry", "fingerprint", "models", "media"),
     ),
     "pipelines": Room(
         "one file a verb, each readable as a method, and the Ray cluster it runs on",

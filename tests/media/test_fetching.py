@@ -6,12 +6,12 @@ import asyncio
 import gzip
 import itertools
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.media.web_host import NAME, WebHost, answer, certificate, web_host
+from tests.media.web_host import NAME, Page, WebHost, answer, certificate, web_host
 from x2i_platform.errors import InputError
 from x2i_platform.media.fetching import Fetcher, Host, is_public
 
@@ -19,7 +19,7 @@ PICTURE = b"\x89PNG picture"
 MAX = 1000
 
 
-def fetched(path: str, page: bytes | Callable[[asyncio.StreamWriter], Awaitable[None]], **options: object) -> bytes:
+def fetched(path: str, page: Page, **options: Any) -> bytes:
     """What a fetch of one page gives."""
 
     async def run() -> bytes:
@@ -133,35 +133,11 @@ def test_hosts_are_names_with_a_scheme_and_a_port() -> None:
 
 
 PRIVATE = [
-    "127.0.0.1",
-    "10.1.2.3",
-    "172.16.0.1",
-    "192.168.1.1",
-    "169.254.169.254",
-    "100.64.0.1",
-    "0.0.0.0",
-    "224.0.0.1",
-    "240.0.0.1",
-    "255.255.255.255",
-    "192.0.2.1",
-    "198.18.0.1",
-    "192.88.99.1",
-    "::1",
-    "::",
-    "fe80::1",
-    "fe80::1%lo",
-    "fc00::1",
-    "fec0::1",
-    "ff02::1",
-    "2001:db8::1",
-    "::ffff:127.0.0.1",
-    "::ffff:8.8.8.8",
-    "::127.0.0.1",
-    "64:ff9b::7f00:1",
-    "64:ff9b:1::1",
-    "2002:7f00:1::",
-    "2001:0:4136:e378::",
-    "name",
+    *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
+    *("0.0.0.0", "224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1"),
+    *("192.88.99.1", "::1", "::", "fe80::1", "fe80::1%lo", "fc00::1"),
+    *("fec0::1", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::127.0.0.1"),
+    *("64:ff9b::7f00:1", "64:ff9b:1::1", "2002:7f00:1::", "2001:0:4136:e378::", "name"),
 ]
 
 
@@ -211,7 +187,7 @@ def test_a_redirect_is_followed_to_an_allowed_host_alone() -> None:
     def to(place: str) -> bytes:
         return answer(b"", status="302 Found", Location=place)
 
-    async def run(pages: dict[str, bytes], **options: object) -> bytes:
+    async def run(pages: dict[str, bytes], **options: Any) -> bytes:
         async with web_host(pages) as host:
             return await host.fetcher(**options).fetch(host.url("/"), kind="image", max_bytes=MAX)
 
@@ -293,7 +269,8 @@ def test_a_slow_answer_has_its_time_and_no_more() -> None:
         await asyncio.sleep(60)
         return []
 
-    for page, options in ((slow, {}), (silent, {}), (answer(PICTURE), {"resolve": forever})):
+    cases: list[tuple[Page, dict[str, Any]]] = [(slow, {}), (silent, {}), (answer(PICTURE), {"resolve": forever})]
+    for page, options in cases:
         began = time.monotonic()
         with pytest.raises(InputError, match=r"it took more than 0.5 s"):
             fetched("/", page, timeout_s=0.5, **options)

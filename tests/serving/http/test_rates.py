@@ -102,7 +102,7 @@ def test_without_keys_an_address_has_a_minute_and_a_network_of_ipv6_too() -> Non
 
     def ask(address: str) -> int:
         with TestClient(app, base_url="http://localhost", client=(address, 1)) as client:
-            return client.post(PATH, json=BODY).status_code
+            return int(client.post(PATH, json=BODY).status_code)
 
     assert [ask("10.0.0.1"), ask("10.0.0.1"), ask("10.0.0.2")] == [200, 429, 200]
     assert [ask("2001:db8::1"), ask("2001:db8::2"), ask("2001:db8:0:1::1")] == [200, 429, 200]
