@@ -37,7 +37,7 @@ ROOMS: dict[str, Room] = {
     "console": Room("tables and progress bars"),
     "options": Room("options that commands share"),
     "streams": Room("files wherever they lie, packed or not"),
-    "media": Room("pictures, videos and sound from files of strangers, checked before they are decoded"),
+    "media": Room("pictures, videos and sound from files and hosts of strangers, checked before they are decoded"),
     "mini": Room(
         "the miniature world: scenes, captions, pictures, videos, speech, judge, suites; its models and their training",
         ("media",),
@@ -66,7 +66,7 @@ ROOMS: dict[str, Room] = {
     ),
     "serving": Room(
         "the HTTP interface, what a service is pinned to, the Ray Serve application",
-        ("generation", "registry", "fingerprint", "models"),
+        ("generation", "registry", "fingerprint", "models", "media"),
     ),
     "pipelines": Room(
         "one file a verb, each readable as a method, and the Ray cluster it runs on",
@@ -108,6 +108,8 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "soundfile": ("x2i_platform/media/", "x2i_platform/mini/training/recordings.py"),
     "soxr": ("x2i_platform/media/", "x2i_platform/mini/speech.py"),
     "espeakng_loader": ("x2i_platform/mini/speech.py",),
+    "aiohttp": ("x2i_platform/media/fetching.py", "x2i_platform/streams.py"),
+    "limits": ("x2i_platform/serving/http/rates.py",),
     "duckdb": (),
     "fcntl": (),
     "filelock": ("x2i_platform/files.py",),
@@ -137,6 +139,8 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "x2i_platform/options.py": "test_cli.py",
     "x2i_platform/progress.py": "types alone",
     "x2i_platform/costs.py": "test_plan.py",
+    "x2i_platform/serving/http/answers.py": "serving/http/test_guards.py",
+    "x2i_platform/serving/http/bounds.py": "serving/http/test_guards.py",
     "x2i_platform/torchvision_schemas.py": "mini/test_checkpoints.py",
     "x2i_platform/evaluation/evaluator.py": "pipelines/test_evaluate.py",
     "x2i_platform/evaluation/outcome.py": "pipelines/test_evaluate.py",

@@ -4,8 +4,9 @@
     [{"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}]
     [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "…"}, {"role": "user", "content": […]}]
 
-A list of parts is one message of the user. Invariants: nothing is fetched from anywhere; a file is read only when its
-part is loaded, through `media`; two parts with the same bytes have the same identity, wherever the bytes come from.
+A list of parts is one message of the user. Invariants: nothing is fetched here, `fetched` does that where a service
+allows it; a file is read only when its part is loaded, through `media`; two parts with the same bytes have the same
+identity, wherever the bytes come from.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -48,8 +49,18 @@ KEYS: dict[str, Kind] = {
 
 
 @dataclass(frozen=True)
+class Sources:
+    """Where media of a prompt may be, beside in data URLs."""
+
+    folder: Path | None
+    """The folder that relative paths are below; without it there are no files."""
+    may_fetch: Callable[[str], bool] | None
+    """Whether a part may be a certain URL; without it none may."""
+
+
+@dataclass(frozen=True)
 class ContentPart:
-    """A part of a prompt: its text, or where its bytes are: a path or a data URL."""
+    """A part of a prompt: its text, or where its bytes are: a path, a data URL, or a URL that is yet to be fetched."""
 
     kind: Kind
     value: str
@@ -85,19 +96,24 @@ class Message:
     parts: tuple[ContentPart, ...]
 
 
-def parse_prompt(prompt: Sequence[Any], *, folder: Path | None) -> tuple[Message, ...]:
+def parse_prompt(
+    prompt: Sequence[Any], *, folder: Path | None, may_fetch: Callable[[str], bool] | None = None
+) -> tuple[Message, ...]:
     """Parts or messages from JSON; relative paths are below `folder`. Without a folder only data URLs are taken.
+
+    URLs for which `may_fetch` says so stay in their parts; `fetched` then replaces them by what lies there.
 
     Raises InputError for a part that isn't one, that would have to be fetched, or for messages that end otherwise than
     with the user's.
     """
+    sources = Sources(folder, may_fetch)
     if not prompt:
         raise InputError("prompt is an empty list; give a part such as {'type': 'text', 'text': …}")
     if not isinstance(prompt[0], Mapping) or "role" not in prompt[0]:
-        return (Message("user", _parts(prompt, place="", folder=folder)),)
+        return (Message("user", _parts(prompt, place="", sources=sources)),)
     if len(prompt) > MAX_MESSAGES:
         raise InputError(f"prompt has {len(prompt)} messages; at most {MAX_MESSAGES} are taken")
-    messages = tuple(_message(each, number=number, folder=folder) for number, each in enumerate(prompt, start=1))
+    messages = tuple(_message(each, number=number, sources=sources) for number, each in enumerate(prompt, start=1))
     if messages[-1].role != "user":
         raise InputError(f"the last message is the {messages[-1].role}'s; an image is made for the user's")
     return messages
@@ -129,7 +145,7 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def _message(message: Any, *, number: int, folder: Path | None) -> Message:
+def _message(message: Any, *, number: int, sources: Sources) -> Message:
     place = f"message {number}"
     if not isinstance(message, Mapping) or message.get("role") not in ROLES:
         role = shown(str(message.get("role"))) if isinstance(message, Mapping) else type(message).__name__
@@ -141,21 +157,21 @@ def _message(message: Any, *, number: int, folder: Path | None) -> Message:
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
         raise InputError(f"{place}: 'content' is missing or neither text nor a list of parts")
-    return Message(message["role"], _parts(content, place=f"{place}, ", folder=folder))
+    return Message(message["role"], _parts(content, place=f"{place}, ", sources=sources))
 
 
-def _parts(parts: Sequence[Any], *, place: str, folder: Path | None) -> tuple[ContentPart, ...]:
+def _parts(parts: Sequence[Any], *, place: str, sources: Sources) -> tuple[ContentPart, ...]:
     if not 0 < len(parts) <= MAX_PARTS:
         raise InputError(f"{place}prompt has {len(parts)} parts; it may have 1 to {MAX_PARTS}")
     found = tuple(
-        _parsed(part, place=f"{place}part {number}", folder=folder) for number, part in enumerate(parts, start=1)
+        _parsed(part, place=f"{place}part {number}", sources=sources) for number, part in enumerate(parts, start=1)
     )
     if not any(part.kind != "text" or part.value.strip() for part in found):
         raise InputError(f"{place}prompt is blank")
     return found
 
 
-def _parsed(part: Any, *, place: str, folder: Path | None) -> ContentPart:
+def _parsed(part: Any, *, place: str, sources: Sources) -> ContentPart:
     key = part.get("type") if isinstance(part, Mapping) else None
     if key not in KEYS:
         what = shown(str(key)) if isinstance(part, Mapping) else type(part).__name__
@@ -172,7 +188,7 @@ def _parsed(part: Any, *, place: str, folder: Path | None) -> ContentPart:
     weight = part.get("weight", 1.0)
     if not isinstance(weight, int | float) or isinstance(weight, bool) or not 0 <= weight <= MAX_WEIGHT:
         raise InputError(f"{place}: weight must be a number from 0 to {MAX_WEIGHT:g}, not {shown(str(weight))}")
-    return ContentPart(kind, _source(value, kind=kind, place=place, folder=folder), float(weight))
+    return ContentPart(kind, _source(value, kind=kind, place=place, sources=sources), float(weight))
 
 
 def _value(value: Any, *, key: str, place: str) -> str:
@@ -192,14 +208,16 @@ def _value(value: Any, *, key: str, place: str) -> str:
     return value
 
 
-def _source(value: str, *, kind: Kind, place: str, folder: Path | None) -> str:
+def _source(value: str, *, kind: Kind, place: str, sources: Sources) -> str:
     if value.startswith("data:"):
         found = DATA_URL.fullmatch(value)
         if not found or found["medium"] != kind:
             raise InputError(f"{place}: the data URL must begin with data:{kind}/…;base64,")
         return value
     if "://" in value:
+        if sources.may_fetch and sources.may_fetch(value):
+            return value
         raise InputError(f"{place}: {shown(value)} is a URL; nothing is fetched, give a file or a data URL")
-    if folder is None:
+    if sources.folder is None:
         raise InputError(f"{place}: only data URLs are taken here, such as data:{kind}/…;base64,…")
-    return str((folder / value).absolute())
+    return str((sources.folder / value).absolute())

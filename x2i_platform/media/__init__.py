@@ -1,1 +1,1 @@
-"""Pictures, videos and sound from files of strangers: checked by their headers before anything is decoded."""
+"""Pictures, videos and sound from files and hosts of strangers: checked by their headers before anything is decoded."""
