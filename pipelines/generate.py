@@ -12,6 +12,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from pipelines import batches
 from pipelines.generator_pool import Row, Work, demand_of, make
 from pipelines.image_folder import GenerationSummary, json_lines, present, write_index, write_sheet
 from pipelines.ray_cluster.session import ray_session
@@ -20,11 +21,13 @@ from x2i_platform.config import Recipe
 from x2i_platform.digests import digest
 from x2i_platform.errors import redacted
 from x2i_platform.features.files import Files
+from x2i_platform.generation.request_tables import is_table
 from x2i_platform.generation.requests import ParsedLine, read_requests
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.models.weights import identity
 from x2i_platform.progress import Progress
 from x2i_platform.recipes import override
+from x2i_platform.serving.batch_lines import is_batch
 
 ERRORS_FILE = "errors.jsonl"
 
@@ -36,9 +39,23 @@ def run(
     out: str,
     overrides: Sequence[str] = (),
     address: str | None = None,
+    called: tuple[str, str] | None = None,
     on_progress: Progress,
 ) -> GenerationSummary:
-    """Make every image of a request file with the model in a folder. `overrides` go on top of the model's recipe."""
+    """Make every image of a request file with the model in a folder. `overrides` go on top of the model's recipe.
+
+    A file in OpenAI's batch format is answered in that format; `called` is the model's name and version in it.
+    """
+    if not is_table(requests) and is_batch(requests):
+        return batches.run(
+            folder,
+            requests=requests,
+            out=out,
+            overrides=overrides,
+            address=address,
+            called=called,
+            on_progress=on_progress,
+        )
     started = time.monotonic()
     recipe = override(read_recipe(folder), overrides)
     model_digest = digest([identity(str(folder.absolute())), fingerprint.generation(recipe)])
@@ -80,9 +97,7 @@ def _plan(requests: str, *, recipe: Recipe, model_digest: str) -> tuple[list[Row
     return rows, errors
 
 
-def _reader(
-    requests: str, wanted: Container[str], *, recipe: Recipe, model_digest: str
-) -> Callable[[], Iterator[Row]]:
+def _reader(requests: str, wanted: Container[str], *, recipe: Recipe, model_digest: str) -> Callable[[], Iterator[Row]]:
     """What reads the rows of some files, whole."""
 
     def read() -> Iterator[Row]:

@@ -1,7 +1,7 @@
 """rows → image files, on Ray Data: actors that each hold a `Generator`. What `generate` and batches share.
 
-A row is a dict of JSON values: `prompt` or `messages`, `media`, `seed`, `settings`, `facts` for the image's text chunks,
-and the `file` below the folder. A file appears only when it is whole.
+A row is a dict of JSON values: `prompt` or `messages`, `media`, `seed`, `settings`, `facts` for the image's text
+chunks, and the `file` below the folder. A file appears only when it is whole.
 """
 
 from __future__ import annotations

@@ -88,7 +88,11 @@ def test_files_beside_the_table_are_media_too(tmp_path: Path) -> None:
 
 
 def test_messages_are_a_list_or_json_text_of_one(tmp_path: Path) -> None:
-    said = [{"role": "user", "content": "a cat"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    said = [
+        {"role": "user", "content": "a cat"},
+        {"role": "assistant", "content": "b"},
+        {"role": "user", "content": "c"},
+    ]
     [nested] = read(tmp_path, [{"messages": said}])
     [text, bad] = read(tmp_path, [{"messages": json.dumps(said)}, {"messages": "["}])
     assert len(nested.messages) == 3
@@ -103,7 +107,9 @@ def test_what_json_has_no_word_for(tmp_path: Path) -> None:
     assert dated.request.model_extra == {"day": "2026-01-02"}
     [bytes_] = read(tmp_path, [{"prompt": "a", "thumbnail": b"\x00"}])
     assert bytes_.error == "column 'thumbnail' holds bytes; only parts of a prompt, such as an image's, may be bytes"
-    raw = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\xffb")])
+    raw = pa.Array.from_buffers(
+        pa.string(), 2, [None, pa.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0"), pa.py_buffer(b"\xffb")]
+    )
     not_text, good = read(tmp_path, pa.table({"prompt": raw}))
     assert "UTF-8" in str(not_text.error)
     assert good.request
@@ -133,7 +139,7 @@ def test_files_that_cant_be_used_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"requests '.*bad.parquet' can't be read"):
         list(read_requests(str(tmp_path / "bad.parquet")))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="hold no file that ends in .parquet"):
+    with pytest.raises(InputError, match=r"hold no file that ends in \.parquet"):
         list(read_requests(str(tmp_path / "empty")))
     with pytest.raises(InputError, match="hold no line"):
         read(tmp_path, pa.table({"prompt": pa.array([], pa.string())}))

@@ -54,8 +54,9 @@ def rows(path: Path) -> list[dict[str, Any]]:
 
 def index_of(out: Path) -> list[dict[str, Any]]:
     """The rows of an index, as DuckDB reads them."""
-    table = duckdb.sql(f"select * from '{out / 'index.parquet'}' order by line").to_arrow_table()
-    return list(table.to_pylist())
+    found = duckdb.sql(f"select * from '{out / 'index.parquet'}' order by line")
+    assert found is not None
+    return list(found.to_arrow_table().to_pylist())
 
 
 @pytest.fixture(scope="module")

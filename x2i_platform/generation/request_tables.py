@@ -67,7 +67,9 @@ def _files(path: str) -> list[str]:
 
 def _require_prompts(names: list[str], file: str) -> None:
     if not set(PROMPTS) & set(names):
-        raise InputError(f"requests '{file}' have no column 'prompt' or 'messages'; there are: {', '.join(names)[:200]}")
+        raise InputError(
+            f"requests '{file}' have no column 'prompt' or 'messages'; there are: {', '.join(names)[:200]}"
+        )
 
 
 def _row(batch: pa.RecordBatch, place: int) -> dict[str, Any] | str:

@@ -2,8 +2,8 @@
 
 A line, or a row of Parquet, is a JSON object with `prompt` (text, or a list of parts or messages, see `content`;
 messages may also be under `messages`) and, if wanted, `id`, `seed`, `states`, `answer`, `width`, `height`,
-`num_inference_steps` and `guidance`. Other keys are carried along to the index, so prompt sets such as GenEval's serve as
-they are; one that looks like a misspelt option, or is another tool's name of one, is refused.
+`num_inference_steps` and `guidance`. Other keys are carried along to the index, so prompt sets such as GenEval's serve
+as they are; one that looks like a misspelt option, or is another tool's name of one, is refused.
 """
 
 from __future__ import annotations

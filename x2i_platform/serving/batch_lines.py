@@ -48,7 +48,9 @@ class Refusal:
     status: int | None = 400
 
     @classmethod
-    def of(cls, message: str, *, param: str | None = None, code: str | None = None, status: int | None = 400) -> Refusal:
+    def of(
+        cls, message: str, *, param: str | None = None, code: str | None = None, status: int | None = 400
+    ) -> Refusal:
         """A refusal in our words."""
         return cls(error_body(message, param=param, code=code)["error"], status)
 
@@ -176,7 +178,9 @@ def _parsed(number: int, raw: bytes | None, *, names: Collection[str], endpoint:
 def _request(line: _Line, *, names: Collection[str], endpoint: str | None) -> GenerationRequest | Refusal:
     """The request of a line. Raises ValidationError for its body."""
     if line.url not in ENDPOINTS:
-        return _refusal(f"url: {line.url[:100]!r} is not offered; there is {', '.join(ENDPOINTS)}", "url", "invalid_url")
+        return _refusal(
+            f"url: {line.url[:100]!r} is not offered; there is {', '.join(ENDPOINTS)}", "url", "invalid_url"
+        )
     if endpoint not in (None, line.url):
         return _refusal(f"url: the batch is for {endpoint}, not {line.url}", "url", "mismatched_endpoint")
     request = ENDPOINTS[line.url](line.body)

@@ -102,9 +102,7 @@ class FileStore:
         content = self.folder / f"{file_id}.data"
         if path.exists():
             settle(path, content)
-        record = self._record(
-            file_id, content.stat().st_size, filename=filename, purpose="batch_output", owner=owner
-        )
+        record = self._record(file_id, content.stat().st_size, filename=filename, purpose="batch_output", owner=owner)
         with self._lock:
             self._used += record.bytes
         return self._add(record)

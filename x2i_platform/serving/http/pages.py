@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
+from x2i_platform.serving.http.errors import ApiError
+
 Order = Literal["asc", "desc"]
 
 
@@ -22,14 +24,14 @@ class Listed(Protocol):
 def page_of(found: Sequence[Listed], *, limit: int, after: str | None, order: Order) -> dict[str, Any]:
     """OpenAI's list object of what was found, given with the oldest first.
 
-    Raises LookupError if nothing with the id `after` was found.
+    Raises ApiError if nothing with the id `after` was found.
     """
     ordered = list(found) if order == "asc" else list(reversed(found))
     begin = 0
     if after is not None:
         places = [place for place, each in enumerate(ordered) if each.id == after]
         if not places:
-            raise LookupError(after)
+            raise ApiError(400, f"after: {after[:100]!r} is not in the list", param="after")
         begin = places[0] + 1
     shown = ordered[begin : begin + limit]
     return {
