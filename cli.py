@@ -16,7 +16,7 @@ import typer
 from cli_chat import chat
 from cli_models import models
 from cli_serve import serve
-from pipelines.named import load_recipe, model_folder, tracking_server
+from pipelines.named import load_recipe, model_folder, pinned_model, tracking_server
 from x2i_platform import options as opt
 from x2i_platform.cache import require_home
 from x2i_platform.console import configure, err, fail, note, progress_bar, show, show_rows
@@ -107,7 +107,7 @@ def train(
 @app.command()
 def generate(
     model: opt.ModelName,
-    requests: Annotated[str, typer.Option(help="JSON Lines with a prompt each, and options.")],
+    requests: Annotated[str, typer.Option(help="JSON Lines or Parquet with a prompt each, or OpenAI's batch file.")],
     out_dir: Annotated[str, typer.Option("--out", help="Folder or s3:// URL for the images.")],
     tracking_uri: opt.TrackingUri = None,
     overrides: opt.Overrides = None,
@@ -117,10 +117,17 @@ def generate(
     """Make an image of every line of a request file. Run again to make what is missing."""
     from pipelines import generate as flow
 
-    folder = model_folder(model, tracking_uri)
+    version = pinned_model(model, tracking_uri)
+    folder = model_folder(version, tracking_uri)
     with progress_bar("generate", unit="images") as progress:
         summary = flow.run(
-            folder, requests=requests, out=out_dir, overrides=overrides or [], address=address, on_progress=progress
+            folder,
+            requests=requests,
+            out=out_dir,
+            overrides=overrides or [],
+            address=address,
+            called=(model, version) if version.startswith(("models:", "runs:", "mini:")) else None,
+            on_progress=progress,
         )
     show(asdict(summary), title=f"images in {out_dir}", as_json=as_json)
     if summary.failed:

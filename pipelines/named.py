@@ -21,6 +21,13 @@ def tracking_server(uri: str | None) -> str:
     return check_tracking_uri(uri or default_tracking_uri())
 
 
+def pinned_model(model: str, tracking_uri: str | None) -> str:
+    """`models:/NAME/VERSION` of what an alias names now; other models as they are. Raises RegistryError."""
+    from x2i_platform.registry.evaluations import pin
+
+    return pin(model, tracking_uri=tracking_server(tracking_uri))
+
+
 def model_folder(model: str, tracking_uri: str | None) -> Path:
     """A model's files. Raises RegistryError or WeightsError."""
     from x2i_platform.registry.models import resolve

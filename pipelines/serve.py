@@ -15,8 +15,10 @@ from typing import Any, NoReturn
 import yaml
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve import Application
 from ray.serve.exceptions import RayServeException
 
+from pipelines.batch_runner import RayRunner
 from pipelines.ray_cluster.keys import is_locked
 from pipelines.ray_cluster.session import Demand, ray_session
 from x2i_platform.config import Recipe
@@ -86,6 +88,14 @@ def run(
         finally:
             told_to_stop()
             _drain(service, grace_s=endpoint.grace_s)
+
+
+def application(arguments: dict[str, Any]) -> Application:
+    """The application for `serve deploy` and KubeRay's RayService, with batches. Raises as `build` does."""
+    deployment = Deployment.of(arguments)
+    gpus = () if deployment.batch_gpus is None else (f"run.generate.num_gpus={deployment.batch_gpus}",)
+    uri = deployment.tracking_uri or tracking.default_tracking_uri()
+    return build(arguments, runner=RayRunner(tracking_uri=uri, overrides=gpus))
 
 
 def named_values(texts: Sequence[str]) -> dict[str, Any]:
@@ -165,7 +175,7 @@ def _http(endpoint: Endpoint) -> Iterator[None]:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if serve.status().proxies:
         raise ClusterError(
-            "this Ray cluster runs Ray Serve already, on a port of its own; deploy x2i_platform.serving.app:build to "
+            "this Ray cluster runs Ray Serve already, on a port of its own; deploy pipelines.serve:application to "
             "it with `serve deploy`, or use another cluster"
         )
     try:
@@ -184,7 +194,7 @@ def _http(endpoint: Endpoint) -> Iterator[None]:
 def _deploy(arguments: dict[str, Any]) -> Any:
     """Start the service and wait until its models are loaded; returns the handle of its ingress."""
     try:
-        return serve.run(build(arguments), name=APPLICATION, route_prefix="/")
+        return serve.run(application(arguments), name=APPLICATION, route_prefix="/")
     except RuntimeError as error:
         status = serve.status().applications.get(APPLICATION)
         messages = [part.message for part in status.deployments.values()] if status else []

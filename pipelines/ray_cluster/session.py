@@ -63,15 +63,20 @@ def ray_session(address: str | None, *, demand: Demand) -> Iterator[None]:
         try:
             if wait_s:
                 _wait_for_room(demand, wait_s=wait_s)
-            _require_room(demand)
-            ray.data.DataContext.get_current().enable_progress_bars = False  # the command line draws its own
-            # Ray Data 2.60 has no other place yet to say how often an actor restarts.
-            warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
+            require_room(demand)
+            quiet_ray_data()
             yield
         finally:
             if wait_s:
                 request_resources(bundles=[])  # or the autoscaler would keep the nodes for ever
             ray.shutdown()
+
+
+def quiet_ray_data() -> None:
+    """Have Ray Data draw and warn nothing in this process: the command line draws its own progress."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    # Ray Data 2.60 has no other place yet to say how often an actor restarts.
+    warnings.filterwarnings("ignore", message="`ray_remote_args_fn` is deprecated")
 
 
 def _require_answer(address: str) -> None:
@@ -125,7 +130,8 @@ def _has_room(demand: Demand) -> bool:
     return bool(have.get("CPU", 0.0) >= demand.cpus and have.get("GPU", 0.0) >= demand.gpus)
 
 
-def _require_room(demand: Demand) -> None:
+def require_room(demand: Demand) -> None:
+    """Raise ClusterError if the cluster is smaller than the plan, however busy it is now."""
     if not _has_room(demand):
         have = ray.cluster_resources()
         cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)

@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 import torch
 from PIL import Image, ImageChops
 
 import cli
-from pipelines.generate import GenerationSummary, GeneratorActor, run
+from pipelines.generate import run
+from pipelines.generator_pool import GeneratorActor
+from pipelines.image_folder import GenerationSummary
 from tests.media import hostile
 from x2i_platform.config import AnswerConfig, Recipe
 from x2i_platform.errors import ClusterError, ConfigError, InputError, WeightsError
@@ -49,6 +52,13 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+def index_of(out: Path) -> list[dict[str, Any]]:
+    """The rows of an index, as DuckDB reads them."""
+    found = duckdb.sql(f"select * from '{out / 'index.parquet'}' order by line")
+    assert found is not None
+    return list(found.to_arrow_table().to_pylist())
+
+
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("generated") / "a" / "fresh folder"
@@ -67,12 +77,12 @@ def first(model_folder: Path, requests: str, out: Path, ray_cluster: str) -> Gen
 
 def test_every_good_line_becomes_an_image_and_a_row_of_the_index(first: GenerationSummary, out: Path) -> None:
     assert (first.requests, first.images, first.made, first.failed) == (5, 3, 3, 2)
-    index = rows(out / "index.jsonl")
+    index = index_of(out)
     assert [row["line"] for row in index] == [1, 3, 5]
     assert [row["seed"] for row in index] == [1, 5, 5]
     assert [row["id"] for row in index] == [None, "b", None]
-    assert index[0]["extra"] == {"tag": "one", "note": "\ud800"}
-    assert index[2]["extra"] == {"tag": {"nested": [1]}}
+    assert json.loads(index[0]["extra"]) == {"tag": "one", "note": "\ud800"}
+    assert json.loads(index[2]["extra"]) == {"tag": {"nested": [1]}}
     sizes = []
     for row in index:
         with Image.open(out / row["file"]) as image:
@@ -90,7 +100,7 @@ def test_bad_lines_are_reported_with_their_numbers(first: GenerationSummary, out
 
 
 def test_an_image_says_how_it_was_made(first: GenerationSummary, out: Path) -> None:
-    row = rows(out / "index.jsonl")[2]
+    row = index_of(out)[2]
     with Image.open(out / row["file"]) as image:
         chunks = dict(image.info)
     assert chunks["prompt"] == "ein grüner Kreis 圆"
@@ -106,11 +116,11 @@ def test_running_again_makes_nothing_and_needs_no_cluster(
     first: GenerationSummary, model_folder: Path, requests: str, out: Path
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()}
-    index = (out / "index.jsonl").read_bytes()
+    index = (out / "index.parquet").read_bytes()
     again = generate(model_folder, requests, out=out, address=NO_CLUSTER)
     assert (again.images, again.made, again.failed) == (3, 0, 2)
     assert {path: path.stat().st_mtime_ns for path in (out / "images").iterdir()} == before
-    assert (out / "index.jsonl").read_bytes() == index
+    assert (out / "index.parquet").read_bytes() == index
 
 
 @pytest.mark.slow
@@ -118,7 +128,7 @@ def test_a_lost_image_is_made_again_byte_for_byte_and_no_other(
     first: GenerationSummary, model_folder: Path, requests: str, out: Path, ray_cluster: str
 ) -> None:
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (out / "images").iterdir()}
-    lost = Path(rows(out / "index.jsonl")[1]["file"]).name
+    lost = Path(index_of(out)[1]["file"]).name
     (out / "images" / lost).unlink()
     again = generate(model_folder, requests, out=out, address=ray_cluster, overrides=("run.generate.batch_size=1",))
     assert (again.images, again.made) == (3, 1)
@@ -142,7 +152,7 @@ def test_other_settings_make_other_images_beside_and_a_failed_line_ends_the_comm
     options = ["--requests", requests, "--out", str(out), "--set", "generate.guidance=1", "--json"]
     argv = ["x2i-platform", "generate", str(model_folder), *options, "--address", ray_cluster]
     monkeypatch.setattr(sys, "argv", argv)
-    old = {row["file"] for row in rows(out / "index.jsonl")}
+    old = {row["file"] for row in index_of(out)}
     with pytest.raises(SystemExit) as ended:
         cli.main()
     printed = capsys.readouterr()
@@ -156,7 +166,7 @@ def test_other_settings_make_other_images_beside_and_a_failed_line_ends_the_comm
     [error] = rows(out / "errors.jsonl")
     assert error["line"] == 2
     assert "at most 128 fit" in error["error"]
-    new = {row["file"] for row in rows(out / "index.jsonl")}
+    new = {row["file"] for row in index_of(out)}
     assert not new & old
     assert {f"images/{path.name}" for path in (out / "images").iterdir()} == new | old
 
@@ -166,7 +176,7 @@ def test_nothing_but_bad_lines_is_reported_without_a_cluster(model_folder: Path,
     report = generate(model_folder, requests, out=tmp_path / "out", address=NO_CLUSTER)
     assert (report.requests, report.images, report.failed) == (2, 0, 2)
     assert [row["line"] for row in rows(tmp_path / "out" / "errors.jsonl")] == [1, 2]
-    assert (tmp_path / "out" / "index.jsonl").read_bytes() == b""
+    assert index_of(tmp_path / "out") == []
 
 
 def test_a_model_that_does_not_fit_stops_the_run_with_its_own_error(
@@ -216,7 +226,7 @@ def test_a_fault_that_is_no_lines_stops_the_run(
     monkeypatch.setattr(Generator, "generate", made)
     (tmp_path / "images").touch()  # a disk that takes nothing more looks the same
     actor = GeneratorActor(str(model_folder), recipe=mini_recipe.model_dump(mode="json"), out=str(tmp_path))
-    row = {"line": 1, "prompt": "a", "seed": 1, "file": "images/1.png", "model": "m", "messages": [], "media": []}
+    row = {"line": 1, "prompt": "a", "seed": 1, "file": "images/1.png", "facts": {}, "messages": [], "media": []}
     batch = {"row": [json.dumps({**row, "settings": mini_recipe.generate.model_dump()})] * 2}
     for _ in range(2):  # and it is not tried again
         assert all(each.startswith(refusal) for each in actor(batch)["refusal"])
@@ -237,9 +247,9 @@ def test_pictures_and_videos_are_parts_of_a_prompt(model_folder: Path, tmp_path:
     requests = write(tmp_path / "requests.jsonl", *lines)
     summary = generate(model_folder, requests, out=tmp_path / "out", address=ray_cluster)
     assert (summary.images, summary.failed) == (2, 2)
-    first, second = rows(tmp_path / "out" / "index.jsonl")
+    first, second = index_of(tmp_path / "out")
     assert (first["prompt"], second["prompt"]) == ("in blue", "[video]")
-    assert [kind for kind, _ in first["media"] + second["media"]] == ["image", "video"]
+    assert [part["kind"] for part in first["media"] + second["media"]] == ["image", "video"]
     assert [row["line"] for row in rows(tmp_path / "out" / "errors.jsonl")] == [3, 4]
     # The same prompt in this process.
     generator = Generator.load(model_folder)
@@ -248,7 +258,7 @@ def test_pictures_and_videos_are_parts_of_a_prompt(model_folder: Path, tmp_path:
     [(expected, _)] = generator.generate([ImageRequest(prompt, 1, generator.recipe.generate)])
     with Image.open(tmp_path / "out" / first["file"]) as image:
         assert ImageChops.difference(image.convert("RGB"), expected).getbbox() is None
-        assert json.loads(image.info["x2i"])["media"] == first["media"]
+        assert json.loads(image.info["x2i"])["media"] == [list(part.values()) for part in first["media"]]
     # Another picture under the same name is another image; nothing else is made again.
     (tmp_path / "cat.png").write_bytes(hostile.picture(size=(32, 32)))
     again = generate(model_folder, requests, out=tmp_path / "out", address=ray_cluster)
@@ -271,7 +281,7 @@ def test_answers_and_dialogues(model_folder: Path, tmp_path: Path, ray_cluster: 
     requests, out = write(tmp_path / "requests.jsonl", *lines), tmp_path / "out"
     summary = generate(model_folder, requests, out=out, address=ray_cluster)
     assert (summary.images, summary.failed) == (3, 1)
-    first, second, third = index = rows(out / "index.jsonl")
+    first, second, third = index = index_of(out)
     generator = Generator.load(model_folder)
     prompt = load_prompt(parse_prompt(said, folder=None), media=generator.recipe.media)
     settings = generator.recipe.generate.model_copy(
@@ -283,9 +293,9 @@ def test_answers_and_dialogues(model_folder: Path, tmp_path: Path, ray_cluster: 
         assert image.info["answer"] == expected.answer
         assert ImageChops.difference(image.convert("RGB"), expected.image).getbbox() is None
     assert first["answer"]
-    assert "answer" not in third
+    assert third["answer"] is None
     assert (second["prompt"], second["settings"]["answer"]["max_tokens"]) == ("b", 5)
-    (out / "index.jsonl").unlink()
+    (out / "index.parquet").unlink()
     for made in (0, 0):
         assert generate(model_folder, requests, out=out, address=ray_cluster).made == made
-        assert rows(out / "index.jsonl") == index
+        assert index_of(out) == index

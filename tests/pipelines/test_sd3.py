@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
@@ -31,7 +32,7 @@ def silent(done: int, total: int, metrics: Metrics | None = None, /) -> None:
 
 
 def images(out: Path) -> list[np.ndarray]:
-    rows = [json.loads(line) for line in (out / "index.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = pq.read_table(out / "index.parquet", columns=["file"]).to_pylist()
     return [np.asarray(Image.open(out / row["file"])).astype(int) for row in rows]
 
 

@@ -1,9 +1,9 @@
 """Lines of a request file become image requests; each bad line becomes an error of its own.
 
-A line is a JSON object with `prompt` (text, or a list of parts or messages, see `content`; messages may also be under
-`messages`) and, if wanted, `id`, `seed`, `states`, `answer`, `width`, `height`, `num_inference_steps` and `guidance`.
-Other keys are carried along to the index, so prompt sets such as GenEval's serve as they are; one that looks like a
-misspelt option, or is another tool's name of one, is refused.
+A line, or a row of Parquet, is a JSON object with `prompt` (text, or a list of parts or messages, see `content`;
+messages may also be under `messages`) and, if wanted, `id`, `seed`, `states`, `answer`, `width`, `height`,
+`num_inference_steps` and `guidance`. Other keys are carried along to the index, so prompt sets such as GenEval's serve
+as they are; one that looks like a misspelt option, or is another tool's name of one, is refused.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from x2i_platform.config import AnswerConfig, Count, GenerateConfig, States
 from x2i_platform.digests import digest
 from x2i_platform.errors import InputError, raising
 from x2i_platform.generation.content import Identity, Message, identity_of, parse_prompt, words_of
+from x2i_platform.generation.request_tables import is_table, read_rows
 from x2i_platform.streams import OUTSIDE, opened
 
 OTHER_NAMES = {
@@ -119,19 +120,36 @@ class ParsedLine:
 
 
 def read_requests(path: str) -> Iterator[ParsedLine]:
-    """All non-empty lines of a JSON Lines file, gzipped or not. Raises InputError if it can't be read or holds none."""
+    """All requests of a file: lines of JSON, gzipped or not, that are not empty, or rows of Parquet, of which there may
+    be a folder.
+
+    Raises InputError if it can't be read or holds none.
+    """
     empty = True
-    folder = None if "://" in path else Path(path).absolute().parent
-    with opened(path, what="requests") as handle, raising(InputError, f"requests '{path}' can't be read", OUTSIDE):
-        for number, raw in enumerate(handle, start=1):
-            if raw.strip():
-                empty = False
-                yield _parsed(number, raw, folder=folder)
+    for line in _rows(path) if is_table(path) else _lines(path):
+        empty = False
+        yield line
     if empty:
         raise InputError(f"requests '{path}' hold no line")
 
 
-def _parsed(number: int, raw: bytes, *, folder: Path | None) -> ParsedLine:
+def _rows(path: str) -> Iterator[ParsedLine]:
+    folder = None if "://" in path else Path(path).absolute()
+    if folder and not folder.is_dir():
+        folder = folder.parent
+    for number, row in read_rows(path):
+        yield ParsedLine(number, None, row) if isinstance(row, str) else parse_request(number, row, folder=folder)
+
+
+def _lines(path: str) -> Iterator[ParsedLine]:
+    folder = None if "://" in path else Path(path).absolute().parent
+    with opened(path, what="requests") as handle, raising(InputError, f"requests '{path}' can't be read", OUTSIDE):
+        for number, raw in enumerate(handle, start=1):
+            if raw.strip():
+                yield _parsed_json(number, raw, folder=folder)
+
+
+def _parsed_json(number: int, raw: bytes, *, folder: Path | None) -> ParsedLine:
     try:
         value: Any = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
@@ -152,11 +170,11 @@ def parse_request(number: int, value: dict[str, Any], *, folder: Path | None) ->
     except ValidationError as error:
         return ParsedLine(number, None, _first_problem(error))
     except (ValueError, RecursionError) as error:
-        return ParsedLine(number, None, f"not JSON in UTF-8: {error}")
+        return ParsedLine(number, None, f"the request can't be read: {error}")
     if not request.prompt.strip():
         return ParsedLine(number, None, "prompt is blank")
-    for key, value in (request.model_extra or {}).items():
-        if complaint := _complaint(key, value):
+    for key, extra in (request.model_extra or {}).items():
+        if complaint := _complaint(key, extra):
             return ParsedLine(number, None, complaint)
     return ParsedLine(number, request, messages=messages, identity=identity)
 

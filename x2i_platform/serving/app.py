@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -31,10 +31,13 @@ from x2i_platform.generation.encoder import Encoded
 from x2i_platform.models.catalog import dit_dims
 from x2i_platform.models.devices import choose_device
 from x2i_platform.registry import tracking
+from x2i_platform.serving.batch_records import Runner
+from x2i_platform.serving.batches import Batches
 from x2i_platform.serving.catalogue import Catalogue, Follower, Offer
 from x2i_platform.serving.denoiser import Denoiser
 from x2i_platform.serving.deployment import Deployment, load_finish
 from x2i_platform.serving.encoding import PromptEncoder
+from x2i_platform.serving.files import FileStore
 from x2i_platform.serving.http.app import make_app
 from x2i_platform.serving.http.guards import GuardConfig, guarded
 from x2i_platform.serving.jobs import Jobs
@@ -195,6 +198,7 @@ class Ingress:
         offers: list[Offer],
         deployment: Deployment,
         guard: GuardConfig,
+        runner: Runner | None,
         uri: str,
     ) -> None:
         self.guard = guard
@@ -203,10 +207,15 @@ class Ingress:
         queue = Queue(slots=slots, limit=deployment.max_queued_requests)
         self.service = Service(Catalogue(offers), backend, queue=queue, metrics=Metrics())
         self.follower = Follower(self.service.catalogue, backend.load, tracking_uri=uri, every_s=deployment.follow_s)
-        self.jobs = Jobs(self.service, folder=(deployment.state_folder or cache_folder() / "serve") / "jobs")
+        state = deployment.state_folder or cache_folder() / "serve"
+        self.jobs = Jobs(self.service, folder=state / "jobs")
+        self.batches = None
+        if runner:
+            find, files = self.service.catalogue.pinned, FileStore(state / "files")
+            self.batches = Batches(files, runner, folder=state / "batches", find=find)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        app = make_app(self.service, self.jobs, problems=self.follower.problems, background=(self.follower.run,))
+        app = make_app(self.service, self.jobs, batches=self.batches, follower=self.follower)
         return guarded(app, self.guard)
 
     async def drain(self, grace_s: float) -> None:
@@ -216,8 +225,8 @@ class Ingress:
         await self.service.close()
 
 
-def build(args: dict[str, Any]) -> Application:
-    """The application for `serve.run` and for KubeRay's RayService. Its arguments are those of `Deployment`.
+def build(args: Mapping[str, Any], *, runner: Runner | None = None) -> Application:
+    """The application of a service. Its arguments are those of `Deployment`; with a `runner` it offers batches.
 
     What the models' names mean is decided here. Raises ConfigError for an argument, RegistryError or WeightsError if
     there is no such model, or two can't share their MLLM and DiT.
@@ -237,7 +246,7 @@ def build(args: dict[str, Any]) -> Application:
     ).bind(offers[0], num_gpus=gpus.denoiser, max_batch=max_batch, finish=deployment.finish)
     ingress = serve.deployment(Ingress, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0})
     guard = deployment.guard(os.environ)
-    return ingress.bind(encoder, denoiser, offers=offers, deployment=deployment, guard=guard, uri=uri)
+    return ingress.bind(encoder, denoiser, offers=offers, deployment=deployment, guard=guard, runner=runner, uri=uri)
 
 
 def _replicated(

@@ -33,6 +33,11 @@ class Catalogue:
         """The offer of a name, or the first for None. A name that two offers have is the first one's."""
         return next((offer for offer in self.offers if name is None or name in offer.pinned.names), None)
 
+    def pinned(self, name: str | None) -> Pinned | None:
+        """What `find` finds, without its recipe."""
+        offer = self.find(name)
+        return offer.pinned if offer else None
+
     def switch(self, offer: Offer) -> None:
         """Offer a model at another version from now on."""
         names = [each.pinned.name for each in self.offers]

@@ -49,6 +49,8 @@ class Deployment(BaseModel):
     """GPUs of a denoiser; by default what the recipe generates with."""
     encoder_gpus: Annotated[float, Field(ge=0)] | None = None
     """GPUs of an encoder; by default what the recipe's MLLM has in precompute."""
+    batch_gpus: Annotated[float, Field(ge=0)] | None = None
+    """GPUs of each worker of a batch, beside those above; by default what the recipe generates with."""
     max_batch: Annotated[int, Field(ge=1)] | None = None
     """Images that are drawn together; by default the recipe's."""
     max_queued_requests: Annotated[int, Field(ge=0)] = 64

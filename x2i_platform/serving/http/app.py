@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
+from x2i_platform.serving.batches import Batches
+from x2i_platform.serving.catalogue import Follower
+from x2i_platform.serving.http import batches as batches_routes
 from x2i_platform.serving.http import errors, images, jobs, playground, status
+from x2i_platform.serving.http import files as files_routes
 from x2i_platform.serving.http.counted import Counted
+from x2i_platform.serving.http.told import owner_of
 from x2i_platform.serving.jobs import Jobs
 from x2i_platform.serving.service import Service
 
@@ -19,21 +23,17 @@ DESCRIPTION = "Images from any prompt a multimodal LLM understands, in OpenAI's 
 
 
 def make_app(
-    service: Service,
-    kept: Jobs,
-    *,
-    routers: Sequence[APIRouter] = (),
-    background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
-    problems: Mapping[str, str] | None = None,
+    service: Service, kept: Jobs, *, batches: Batches | None = None, follower: Follower | None = None
 ) -> FastAPI:
-    """The application of a service; `routers` are those of parts that need more than the service.
+    """The application of a service; with files and batches, and following aliases, if those are given.
 
-    `background` runs as long as the application does. When that ends, what is left of requests and jobs fails.
+    When it ends, what is left of requests and jobs fails.
     """
+    background = [each.run for each in (batches, follower) if each]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(each()) for each in background]
+        tasks = [asyncio.create_task(run()) for run in background]
         try:
             yield
         finally:
@@ -45,13 +45,13 @@ def make_app(
 
     api = FastAPI(title="x2i-platform", description=DESCRIPTION, lifespan=lifespan)
     errors.install(api)
-    own = (
-        images.make_router(service),
-        jobs.make_router(kept),
-        playground.make_router(),
-        status.make_router(service, started_at=int(time.time()), problems=problems or {}),
-    )
-    for router in (*own, *routers):
+    routers = [images.make_router(service), jobs.make_router(kept), playground.make_router()]
+    problems = follower.problems if follower else {}
+    routers.append(status.make_router(service, started_at=int(time.time()), problems=problems))
+    if batches:
+        routers.append(files_routes.make_router(batches.files, owner_of=owner_of, in_use=batches.uses))
+        routers.append(batches_routes.make_router(batches, owner_of=owner_of))
+    for router in routers:
         api.include_router(router)
     api.add_middleware(Counted, metrics=service.metrics)
     return api
