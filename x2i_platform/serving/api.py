@@ -9,10 +9,10 @@ import base64
 import difflib
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from x2i_platform.config import AnswerConfig, GenerateConfig, States
 from x2i_platform.errors import InputError
@@ -88,12 +88,13 @@ class GenerationRequest(ImageFields):
 
     prompt: str | list[Any] | None = None
     messages: list[Any] | None = None
+    _content: str | tuple[Message, ...] = PrivateAttr("")
 
     @field_validator("prompt", "messages", mode="before")
     @classmethod
-    def _prompt_can_be_read(cls, prompt: Any) -> Any:
+    def _prompt_can_be_read(cls, prompt: Any, info: ValidationInfo) -> Any:
         if isinstance(prompt, list):
-            parsed(prompt)
+            parsed(prompt, info)
         elif not isinstance(prompt, str):
             raise ValueError("must be text or a list of parts")
         elif not prompt.strip():
@@ -105,17 +106,17 @@ class GenerationRequest(ImageFields):
         return prompt
 
     @model_validator(mode="after")
-    def _one_prompt(self) -> Self:
-        if (self.prompt is None) == (self.messages is None):
+    def _one_prompt(self, info: ValidationInfo) -> Self:
+        prompt = self.messages if self.prompt is None else self.prompt
+        if prompt is None or (self.prompt is not None and self.messages is not None):
             raise ValueError("give either 'prompt' or 'messages'")
+        self._content = prompt if isinstance(prompt, str) else parsed(prompt, info)
         return self
 
     @property
     def content(self) -> str | tuple[Message, ...]:
         """A caption, or the messages of a prompt that is more."""
-        prompt = self.messages if self.prompt is None else self.prompt
-        assert prompt is not None
-        return prompt if isinstance(prompt, str) else parsed(prompt)
+        return self._content
 
     @property
     def words(self) -> str:
@@ -138,19 +139,21 @@ class EditRequest(ImageFields):
     images: Annotated[list[ImageReference], Field(min_length=1, max_length=MAX_EDIT_IMAGES)]
     input_fidelity: Literal["low"] = "low"
 
-    def request(self) -> GenerationRequest:
+    def request(self, *, may_fetch: Callable[[str], bool] | None = None) -> GenerationRequest:
         """The same as a prompt of parts. Raises ValidationError for an image or words that can't be used."""
         parts = [{"type": "image_url", "image_url": {"url": image.image_url}} for image in self.images]
         fields = self.model_dump(exclude={"prompt", "images", "input_fidelity"}, exclude_unset=True)
-        if not self.prompt.strip():
-            return GenerationRequest(prompt=self.prompt, **fields)  # which is refused
-        return GenerationRequest(prompt=[*parts, {"type": "text", "text": self.prompt}], **fields)
+        prompt = [*parts, {"type": "text", "text": self.prompt}] if self.prompt.strip() else self.prompt
+        return GenerationRequest.model_validate({"prompt": prompt, **fields}, context={"may_fetch": may_fetch})
 
 
-def parsed(prompt: list[Any]) -> tuple[Message, ...]:
-    """The messages of a list of parts or messages. Raises ValueError, which becomes the client's mistake."""
+def parsed(prompt: list[Any], info: ValidationInfo) -> tuple[Message, ...]:
+    """The messages of a list of parts or messages. Raises ValueError, which becomes the client's mistake.
+
+    The validation's context may have `may_fetch`, which says of a URL whether it may stay, to be fetched later.
+    """
     try:
-        return parse_prompt(prompt, folder=None)
+        return parse_prompt(prompt, folder=None, may_fetch=(info.context or {}).get("may_fetch"))
     except InputError as error:
         raise ValueError(str(error)) from None
 

@@ -28,6 +28,7 @@ from starlette.types import ASGIApp
 from x2i_platform.cache import cache_folder
 from x2i_platform.errors import X2IError, from_text, to_text
 from x2i_platform.generation.encoder import Encoded
+from x2i_platform.media.fetching import Fetcher
 from x2i_platform.models.catalog import dit_dims
 from x2i_platform.models.devices import choose_device
 from x2i_platform.registry import tracking
@@ -205,7 +206,8 @@ class Ingress:
         backend = Replicas(encoder, denoiser, recovery_s=deployment.recovery_s)
         slots = deployment.denoisers[1] * SLOTS_A_REPLICA * _max_batch(deployment, offers[0])
         queue = Queue(slots=slots, limit=deployment.max_queued_requests)
-        self.service = Service(Catalogue(offers), backend, queue=queue, metrics=Metrics())
+        fetcher = Fetcher(guard.allowed_hosts) if guard.allowed_hosts else None
+        self.service = Service(Catalogue(offers), backend, queue=queue, metrics=Metrics(), fetcher=fetcher)
         self.follower = Follower(self.service.catalogue, backend.load, tracking_uri=uri, every_s=deployment.follow_s)
         state = deployment.state_folder or cache_folder() / "serve"
         self.jobs = Jobs(self.service, folder=state / "jobs")

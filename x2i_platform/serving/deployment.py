@@ -12,7 +12,8 @@ from typing import Annotated, Any, Self, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from x2i_platform.config import Recipe
-from x2i_platform.errors import ConfigError
+from x2i_platform.errors import ConfigError, InputError
+from x2i_platform.media.fetching import Fetcher
 from x2i_platform.serving.denoiser import Finish
 from x2i_platform.serving.http.guards import GuardConfig
 from x2i_platform.serving.keys import VARIABLE, read_keys
@@ -100,7 +101,11 @@ class Deployment(BaseModel):
                 "them; 'anonymous: true' serves without"
             )
         try:
-            return GuardConfig.model_validate({**self.guards, "keys": keys})
+            config = GuardConfig.model_validate({**self.guards, "keys": keys})
+            Fetcher(config.allowed_hosts)
+            return config
+        except InputError as error:
+            raise ConfigError(f"guard 'allowed_hosts': {error}") from None
         except ValidationError as error:
             problem = error.errors()[0]
             name = ".".join(map(str, problem["loc"])) or "guards"

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from x2i_platform.config import GenerateConfig
+from x2i_platform.generation.fetched import fetched
+from x2i_platform.media.fetching import Fetcher
 from x2i_platform.serving.api import MAX_SEED, GenerationRequest
 from x2i_platform.serving.catalogue import Catalogue, Offer
 from x2i_platform.serving.metrics import Metrics
@@ -89,12 +91,26 @@ class Order:
 class Service:
     """One service: its models, its queue, and where the models run."""
 
-    def __init__(self, catalogue: Catalogue, backend: Backend, *, queue: Queue, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        backend: Backend,
+        *,
+        queue: Queue,
+        metrics: Metrics,
+        fetcher: Fetcher | None = None,
+    ) -> None:
         self.catalogue, self.backend, self.queue, self.metrics = catalogue, backend, queue, metrics
+        self._fetcher = fetcher
         self.stopping = False
         self._orders: set[Order] = set()
         metrics.waiting.set_function(lambda: len(queue))
         metrics.working.set_function(lambda: queue.working)
+
+    @property
+    def may_fetch(self) -> Callable[[str], bool] | None:
+        """Says of a URL whether it is fetched; None where nothing is."""
+        return self._fetcher.allows if self._fetcher else None
 
     def submit(self, request: GenerationRequest, *, watcher: Watcher | None = None) -> Order:
         """Give a request its model, its seeds and its place, and begin; `watcher` is told of denoising steps.
@@ -137,7 +153,10 @@ class Service:
     async def _attempt(self, order: Order, *, watcher: Watcher | None) -> list[Drawn]:
         request, facts = order.request, order.offer.pinned.facts
         began = time.monotonic()
-        wanted = Wanted(order.offer.pinned, request.content, order.seeds, order.settings)
+        content = request.content
+        if self._fetcher and not isinstance(content, str):
+            content = await fetched(content, self._fetcher)
+        wanted = Wanted(order.offer.pinned, content, order.seeds, order.settings)
         encoded = await self.backend.encode(wanted)
         self.metrics.stages.labels("encode").observe(time.monotonic() - began)
         rows = encoded if wanted.drawn else encoded * len(order.seeds)

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from x2i_platform.serving.batches import Batches
 from x2i_platform.serving.catalogue import Follower
 from x2i_platform.serving.http import batches as batches_routes
-from x2i_platform.serving.http import errors, images, jobs, playground, status
+from x2i_platform.serving.http import bodies, errors, images, jobs, playground, status
 from x2i_platform.serving.http import files as files_routes
 from x2i_platform.serving.http.counted import Counted
 from x2i_platform.serving.http.told import owner_of
@@ -53,5 +53,6 @@ def make_app(
         routers.append(batches_routes.make_router(batches, owner_of=owner_of))
     for router in routers:
         api.include_router(router)
+    bodies.document(api)
     api.add_middleware(Counted, metrics=service.metrics)
     return api

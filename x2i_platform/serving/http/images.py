@@ -23,6 +23,7 @@ from x2i_platform.serving.api import (
     partial_event,
     response_body,
 )
+from x2i_platform.serving.http.bodies import json_body, media_type, read_body
 from x2i_platform.serving.http.errors import ApiError, as_answer
 from x2i_platform.serving.http.told import tell
 from x2i_platform.serving.service import Order, Service, ShuttingDownError
@@ -30,39 +31,38 @@ from x2i_platform.serving.travel import Progress
 
 Result = TypeVar("Result")
 IMAGE_FIELDS = ("image", "image[]")
-EDIT_BODY = {
-    "required": True,
-    "content": {
-        "application/json": {"schema": {"$ref": "#/components/schemas/EditRequest"}},
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["image", "prompt"],
-                "properties": {
-                    "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                    "prompt": {"type": "string"},
-                },
-                "additionalProperties": {"type": "string"},
-            }
+EDIT_FORM = {
+    "schema": {
+        "type": "object",
+        "required": ["image", "prompt"],
+        "properties": {
+            "image": {"type": "array", "items": {"type": "string", "format": "binary"}},
+            "prompt": {"type": "string"},
         },
-    },
+        "additionalProperties": {"type": "string"},
+    }
 }
-"""What an edit's body may be, for the OpenAPI document: FastAPI can't declare one of two."""
+"""An edit as a form, for the OpenAPI document."""
 
 
 def make_router(service: Service) -> APIRouter:
     """The routes that make images."""
     router = APIRouter(prefix="/v1/images", tags=["images"])
 
-    @router.post("/generations")
-    async def generations(body: GenerationRequest, request: Request) -> Response:
+    @router.post("/generations", openapi_extra=json_body(GenerationRequest))
+    async def generations(request: Request) -> Response:
         """OpenAI's image generation; `messages` in place of `prompt` for pictures, videos and sound."""
+        body = await read_body(request, GenerationRequest, may_fetch=service.may_fetch)
         return await _answer(service, body, request=request, kind="image_generation")
 
-    @router.post("/edits", openapi_extra={"requestBody": EDIT_BODY})
+    @router.post("/edits", openapi_extra=json_body(EditRequest, **{"multipart/form-data": EDIT_FORM}))
     async def edits(request: Request) -> Response:
         """OpenAI's image edit: images and what to do with them, as JSON or as a form."""
-        body = (await _edit(request)).request()
+        if media_type(request) == "multipart/form-data":
+            edit = EditRequest.model_validate(await _form(request))
+        else:
+            edit = await read_body(request, EditRequest, may_fetch=service.may_fetch)
+        body = edit.request(may_fetch=service.may_fetch)
         return await _answer(service, body, request=request, kind="image_edit")
 
     return router
@@ -147,16 +147,6 @@ def _event(data: Mapping[str, Any]) -> bytes:
 def _note(request: Request, order: Order) -> None:
     facts = order.offer.pinned.facts
     tell(request, model=facts["model"], version=facts["version"], images=order.request.n, prompt=order.request.words)
-
-
-async def _edit(request: Request) -> EditRequest:
-    """The edit of a JSON body or of a form. Raises ApiError, ValidationError."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data":
-        return EditRequest.model_validate(await _form(request))
-    try:
-        return EditRequest.model_validate_json(await request.body())
-    except (UnicodeDecodeError, RecursionError):
-        raise ApiError(400, "the body is not JSON") from None
 
 
 async def _form(request: Request) -> dict[str, Any]:

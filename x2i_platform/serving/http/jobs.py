@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from x2i_platform.serving.api import GenerationRequest
+from x2i_platform.serving.http.bodies import json_body, read_body
 from x2i_platform.serving.http.errors import ApiError
 from x2i_platform.serving.http.told import owner_of, tell
 from x2i_platform.serving.jobs import Job, Jobs
@@ -25,9 +26,10 @@ def make_router(jobs: Jobs) -> APIRouter:
         tell(request, job=job.id)
         return job
 
-    @router.post("", status_code=202)
-    async def submit(body: GenerationRequest, request: Request) -> dict[str, Any]:
+    @router.post("", status_code=202, openapi_extra=json_body(GenerationRequest))
+    async def submit(request: Request) -> dict[str, Any]:
         """Accept a request, in the body of `/v1/images/generations`, to be made when its turn comes."""
+        body = await read_body(request, GenerationRequest, may_fetch=jobs.service.may_fetch)
         if body.stream:
             raise ApiError(400, "stream: a job has no stream; ask for it again and again", param="stream")
         job = jobs.submit(body, owner=owner_of(request))
