@@ -15,6 +15,7 @@ import yaml
 
 from tests.cluster.cluster_files import JOBS, KUBERAY, ROOT, example, parsed, ray_cluster, ray_start_options
 from x2i_platform.config import Recipe
+from x2i_platform.errors import ConfigError
 from x2i_platform.recipes import load
 
 # Fields of ray.io/v1 (KubeRay 1.6) and of pods, as far as these files use them: an API server refuses others.
@@ -132,11 +133,13 @@ def test_nothing_of_a_job_stays_on_one_pod(name: str) -> None:
     assert all(place.startswith("s3://") for place in places)
 
 
-def test_ray_serve_accepts_the_service_and_its_builder_builds_it_on_a_gpu(model_folder: Path) -> None:
+def test_ray_serve_accepts_the_service_and_its_builder_builds_it_on_a_gpu(
+    model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ray.serve import Application
     from ray.serve.schema import ServeDeploySchema
 
-    from x2i_platform.serving.app import build
+    from pipelines.serve import application as build
 
     config = ServeDeploySchema.model_validate(
         yaml.safe_load(parsed("kuberay/rayservice.yaml")["spec"]["serveConfigV2"])
@@ -145,6 +148,12 @@ def test_ray_serve_accepts_the_service_and_its_builder_builds_it_on_a_gpu(model_
     assert application.import_path == f"{build.__module__}:{build.__name__}"
     assert (application.route_prefix, config.http_options.port) == ("/", 8000)
     assert application.args["model"] == example("X2I_MODEL")
-    assert application.args["num_gpus"] == 1, "without it the models would load on the CPU"
+    shares = [application.args[name] for name in ("num_gpus", "encoder_gpus", "batch_gpus")]
+    assert min(shares) > 0, "without it models would load on the CPU"
+    assert sum(shares) == 1, "of the one GPU of a pod"
     # The builder looks the model up; the example's registry is nowhere.
-    assert isinstance(build({**application.args, "model": str(model_folder)}), Application)
+    arguments = {**application.args, "model": str(model_folder)}
+    with pytest.raises(ConfigError, match="serving needs API keys"):
+        build(arguments)
+    monkeypatch.setenv("X2I_API_KEYS", "team 0123456789abcdef0123456789")
+    assert isinstance(build(arguments), Application)
