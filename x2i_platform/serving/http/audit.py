@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from x2i_platform.serving.http.answers import client_of, has_body, header, path_of, refuse
@@ -74,9 +74,8 @@ class Exchange:
         if self.replaced:
             return
         if message["type"] == "http.response.start":
-            if message["status"] == 500 and "json" not in MutableHeaders(raw=message["headers"]).get(
-                "content-type", ""
-            ):
+            kind = Headers(raw=message.get("headers", [])).get("content-type", "")
+            if message["status"] == 500 and "json" not in kind:
                 await self.answer_a_bug()
                 return
             self._begin(message)
@@ -93,6 +92,7 @@ class Exchange:
 
     def _begin(self, message: Message) -> None:
         self.status = message["status"]
+        message.setdefault("headers", [])
         headers = MutableHeaders(scope=message)
         headers["X-Request-Id"] = self.id
         for name, value in HEADERS.items():

@@ -109,7 +109,7 @@ class Bounded:
             return
         if message["type"] == "http.response.start":
             self.begun = True
-            self.is_events = Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream")
+            self.is_events = Headers(raw=message.get("headers", [])).get("content-type", "").startswith("text/event-stream")
         elif message["type"] == "http.response.body":
             self.ended = not message.get("more_body", False)
         await self.send(message)
@@ -135,7 +135,7 @@ class Bounded:
 
 def _wrong_head(scope: Scope, *, rule: BodyRule) -> ApiError | None:
     """What a request's head alone is refused for, before a byte of its body is read."""
-    size = len(scope["raw_path"] or b"") + len(scope["query_string"])
+    size = len(scope.get("raw_path") or scope["path"].encode()) + len(scope.get("query_string", b""))
     if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEAD_BYTES:
         return ApiError(431, f"path and headers have more than {MAX_HEAD_BYTES:,} bytes", code="head_too_large")
     encoding = header(scope, b"content-encoding")
