@@ -75,7 +75,7 @@ class Bounded:
             if not work.done():
                 work.cancel()
                 await asyncio.wait({work}, timeout=CANCEL_S)
-        if self.refusal.done() and not self.ended:
+        if self.refusal.done():
             await self._end(self.refusal.result())
         elif work.cancelled():
             raise RuntimeError("the application cancelled a request's work itself")
@@ -127,7 +127,7 @@ class Bounded:
     async def _end(self, error: ApiError) -> None:
         if not self.begun:
             await refuse(error, self.scope, self.receive, self.send)
-        elif self.is_events:
+        elif self.is_events and not self.ended:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FAREWELL_S):
                     await self.send({"type": "http.response.body", "body": error_event(error), "more_body": False})
