@@ -19,7 +19,7 @@ import psutil
 CHUNK = bytes(64 * 1024)
 POLL_S = 0.02
 ANSWER_S = 20.0
-CLOSE_S = 1.0
+CLOSE_S = 4.0
 """Seconds in which a service that means to close a connection does so after its answer."""
 
 

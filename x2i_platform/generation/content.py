@@ -194,7 +194,9 @@ def _parsed(part: Any, *, place: str, sources: Sources) -> ContentPart:
 def _value(value: Any, *, key: str, place: str) -> str:
     """The text of a part, its path or its URL. OpenAI's parts hold theirs in an object."""
     if key == "input_audio" and isinstance(value, Mapping):
-        value = f"data:audio/{value.get('format', 'wav')};base64,{value.get('data', '')}"
+        if set(value) - {"data", "format"} or not isinstance(value.get("data"), str):
+            raise InputError(f"{place}: 'input_audio' has 'data', in base64, and 'format'")
+        value = f"data:audio/{value.get('format', 'wav')};base64,{value['data']}"
     elif key.endswith("_url") and isinstance(value, Mapping):
         if unknown := sorted(set(value) - {"url", "detail"}):
             raise InputError(f"{place}: unknown key {shown(str(unknown[0]))} in '{key}'; it has 'url'")

@@ -58,6 +58,14 @@ class ImageFields(BaseModel):
         """Treat null as left out, as OpenAI's schema does; its clients send every field they know."""
         return {name: value for name, value in fields.items() if value is not None} if type(fields) is dict else fields
 
+    @field_validator("model", "user")
+    @classmethod
+    def _text_is_unicode(cls, text: str | None) -> str | None:
+        """Python's JSON reader takes half a surrogate pair, which can't be written to a log or an answer."""
+        if text is not None and not is_unicode(text):
+            raise ValueError("must be valid Unicode")
+        return text
+
     @field_validator("size")
     @classmethod
     def _size_is_drawable(cls, size: str) -> str:

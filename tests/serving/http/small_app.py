@@ -24,7 +24,7 @@ from x2i_platform.serving.http.guards import GuardConfig, guarded
 SECRET_PATH = "/srv/secret/model.py"
 
 
-def small_app() -> FastAPI:
+def small_app(*, misbehaving: bool = True) -> FastAPI:
     """The application, without guard rails."""
     api = FastAPI()
     install(api)
@@ -49,7 +49,8 @@ def small_app() -> FastAPI:
     async def cancel(name: str) -> dict[str, str]:
         return {"id": name}
 
-    add_misbehaviour(api)
+    if misbehaving:
+        add_misbehaviour(api)
     return api
 
 

@@ -69,6 +69,15 @@ def test_a_body_a_byte_at_a_time_has_its_time_and_no_more(server: SmallServer) -
         assert 0.9 < outcome.seconds < 5
 
 
+@pytest.mark.parametrize(("path", "status", "size"), [("/nowhere", 404, 2 * MB), (GENERATIONS, 413, 20 * MB)])
+def test_a_client_that_is_still_sending_gets_its_refusal(
+    server: SmallServer, path: str, status: int, size: int
+) -> None:
+    with httpx.Client() as client:
+        for _ in range(20):
+            assert client.post(server.url(path), content=bytes(size)).status_code == status
+
+
 def test_hundreds_of_slow_bodies_leave_the_service_free(server: SmallServer) -> None:
     async def attack() -> None:
         streams = [await asyncio.open_connection("127.0.0.1", server.target.port) for _ in range(300)]

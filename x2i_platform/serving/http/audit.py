@@ -10,6 +10,8 @@ has no key, and the words of a prompt only where they are asked for; an answer h
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -19,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from x2i_platform.serving.http.answers import client_of, has_body, header, path_of, refuse
@@ -29,6 +31,8 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 PROMPT = "prompt"
 """The fact that handlers add and that is only logged where it is asked for."""
 MAX_PATH_CHARS = 200
+LINGER_S = 2.0
+"""Seconds for which a client that was refused before it had sent all may go on, before the connection is closed."""
 HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -55,7 +59,9 @@ class Exchange:
     bytes_in: int = 0
     bytes_out: int = 0
     complete: bool = False
+    gone: bool = False
     disconnected: bool = False
+    """Whether the client went before it had the whole answer."""
     replaced: bool = False
     """Whether the application's answer is thrown away, because it is that of a bug."""
 
@@ -65,8 +71,8 @@ class Exchange:
         if message["type"] == "http.request":
             self.bytes_in += len(message.get("body", b""))
             self.body_pending = message.get("more_body", False)
-        elif not self.complete:
-            self.disconnected = True
+        else:
+            self.gone, self.disconnected = True, self.disconnected or not self.complete
         return message
 
     async def sent(self, message: Message) -> None:
@@ -74,16 +80,26 @@ class Exchange:
         if self.replaced:
             return
         if message["type"] == "http.response.start":
-            if message["status"] == 500 and "json" not in MutableHeaders(raw=message["headers"]).get(
-                "content-type", ""
-            ):
+            kind = Headers(raw=message.get("headers", [])).get("content-type", "")
+            if message["status"] == 500 and "json" not in kind:
                 await self.answer_a_bug()
                 return
             self._begin(message)
         elif message["type"] == "http.response.body":
             self.bytes_out += len(message.get("body", b""))
             self.complete = not message.get("more_body", False)
+            if self.complete and self.body_pending:
+                await self.send({**message, "more_body": True})
+                await self._linger()
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
         await self.send(message)
+
+    async def _linger(self) -> None:
+        """Read on for a moment: to a client that is still sending, a closed connection hides the answer."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while self.body_pending and not self.gone:
+                    await self.received()
 
     async def answer_a_bug(self) -> None:
         """The fixed text. What frameworks answer instead depends on their settings, and may be a traceback."""
@@ -93,6 +109,7 @@ class Exchange:
 
     def _begin(self, message: Message) -> None:
         self.status = message["status"]
+        message.setdefault("headers", [])
         headers = MutableHeaders(scope=message)
         headers["X-Request-Id"] = self.id
         for name, value in HEADERS.items():

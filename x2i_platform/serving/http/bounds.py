@@ -75,7 +75,7 @@ class Bounded:
             if not work.done():
                 work.cancel()
                 await asyncio.wait({work}, timeout=CANCEL_S)
-        if self.refusal.done() and not self.ended:
+        if self.refusal.done():
             await self._end(self.refusal.result())
         elif work.cancelled():
             raise RuntimeError("the application cancelled a request's work itself")
@@ -109,7 +109,7 @@ class Bounded:
             return
         if message["type"] == "http.response.start":
             self.begun = True
-            self.is_events = Headers(raw=message["headers"]).get("content-type", "").startswith("text/event-stream")
+            self.is_events = Headers(raw=message.get("headers", [])).get("content-type", "").startswith("text/event-stream")
         elif message["type"] == "http.response.body":
             self.ended = not message.get("more_body", False)
         await self.send(message)
@@ -127,7 +127,7 @@ class Bounded:
     async def _end(self, error: ApiError) -> None:
         if not self.begun:
             await refuse(error, self.scope, self.receive, self.send)
-        elif self.is_events:
+        elif self.is_events and not self.ended:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(FAREWELL_S):
                     await self.send({"type": "http.response.body", "body": error_event(error), "more_body": False})
@@ -135,7 +135,7 @@ class Bounded:
 
 def _wrong_head(scope: Scope, *, rule: BodyRule) -> ApiError | None:
     """What a request's head alone is refused for, before a byte of its body is read."""
-    size = len(scope["raw_path"] or b"") + len(scope["query_string"])
+    size = len(scope.get("raw_path") or scope["path"].encode()) + len(scope.get("query_string", b""))
     if size + sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > MAX_HEAD_BYTES:
         return ApiError(431, f"path and headers have more than {MAX_HEAD_BYTES:,} bytes", code="head_too_large")
     encoding = header(scope, b"content-encoding")
