@@ -38,7 +38,7 @@ class Desk:
 
 
 def owner_of(request: Request) -> str:
-    return request.headers.get("authorization", "").removeprefix("Bearer ")
+    return str(request.headers.get("authorization", "")).removeprefix("Bearer ")
 
 
 @contextmanager
