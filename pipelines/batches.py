@@ -158,15 +158,9 @@ def run(
     rows = [row for row in _listed(batch) if row["file"] not in tally.failures]
     write_index(Files(out), rows)
     write_sheet(Files(out), rows)
-    seconds, made = time.monotonic() - started, len(tally.missing) - len(tally.failures)
-    return GenerationSummary(
-        out=out,
-        requests=tally.total,
-        images=len(rows),
-        made=made,
-        failed=written.failed,
-        seconds=round(seconds, 2),
-        images_per_s=round(made / seconds, 2),
+    made = len(tally.missing) - len(tally.failures)
+    return GenerationSummary.of(
+        out, requests=tally.total, images=len(rows), made=made, failed=written.failed, started=started
     )
 
 

@@ -8,13 +8,13 @@ prompts may hold whole pictures and videos.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipelines import batches
 from pipelines.generator_pool import Row, Work, demand_of, make
-from pipelines.image_folder import GenerationSummary, json_lines, present, write_index, write_sheet
+from pipelines.image_folder import IMAGES, GenerationSummary, json_lines, present, write_index, write_sheet
 from pipelines.ray_cluster.session import ray_session
 from x2i_platform import fingerprint
 from x2i_platform.config import Recipe
@@ -58,74 +58,65 @@ def run(
         )
     started = time.monotonic()
     recipe = override(read_recipe(folder), overrides)
-    model_digest = digest([identity(str(folder.absolute())), fingerprint.generation(recipe)])
+    asked = Requests(requests, recipe, digest([identity(str(folder.absolute())), fingerprint.generation(recipe)]))
     files = Files(out)
-    rows, errors = _plan(requests, recipe=recipe, model_digest=model_digest)
+    rows, errors = asked.plan()
+    num_requests = len(rows) + len(errors)
     there = present(files)
     missing = {row["file"]: row["line"] for row in rows if row["file"] not in there}
     if missing:
-        work = Work(_reader(requests, missing.keys(), recipe=recipe, model_digest=model_digest), len(missing))
+        work = Work(lambda: asked.rows(missing), len(missing))
         with ray_session(address, demand=demand_of(recipe)):
             for done, outcome in enumerate(make(work, folder=folder, recipe=recipe, out=out), start=1):
-                if outcome.error:
-                    errors[missing[outcome.file]] = outcome.error
+                errors |= {missing[outcome.file]: outcome.error} if outcome.error else {}
                 on_progress(done, len(missing))
     done_rows = [row for row in rows if row["line"] not in errors]
     _write_results(files, done_rows, errors=errors, requests=requests)
-    seconds = time.monotonic() - started
     made = sum(line not in errors for line in missing.values())
-    return GenerationSummary(
-        out=out,
-        requests=len(done_rows) + len(errors),
-        images=len(done_rows),
-        made=made,
-        failed=len(errors),
-        seconds=round(seconds, 2),
-        images_per_s=round(made / seconds, 2),
+    return GenerationSummary.of(
+        out, requests=num_requests, images=len(done_rows), made=made, failed=len(errors), started=started
     )
 
 
-def _plan(requests: str, *, recipe: Recipe, model_digest: str) -> tuple[list[Row], dict[int, str]]:
-    """The rows of good lines, without their messages, and why each bad line is one."""
-    rows, errors = [], {}
-    for line in read_requests(requests):
-        if line.request is None:
-            errors[line.line] = str(line.error)
-        else:
-            row = _planned(line, recipe=recipe, model_digest=model_digest)
-            rows.append({key: value for key, value in row.items() if key != "messages"})
-    return rows, errors
+@dataclass(frozen=True)
+class Requests:
+    """A request file and what makes its images."""
 
+    path: str
+    recipe: Recipe
+    model_digest: str
 
-def _reader(requests: str, wanted: Container[str], *, recipe: Recipe, model_digest: str) -> Callable[[], Iterator[Row]]:
-    """What reads the rows of some files, whole."""
+    def plan(self) -> tuple[list[Row], dict[int, str]]:
+        """The rows of good lines, without their messages, and why each bad line is one."""
+        rows, errors = [], {}
+        for line in read_requests(self.path):
+            if line.request is None:
+                errors[line.line] = str(line.error)
+            else:
+                rows.append({key: value for key, value in self._row(line).items() if key != "messages"})
+        return rows, errors
 
-    def read() -> Iterator[Row]:
-        for line in read_requests(requests):
-            if line.request is not None:
-                row = _planned(line, recipe=recipe, model_digest=model_digest)
-                if row["file"] in wanted:
-                    yield row
+    def rows(self, wanted: Container[str]) -> Iterator[Row]:
+        """The rows of some files, whole."""
+        rows = (self._row(line) for line in read_requests(self.path) if line.request is not None)
+        return (row for row in rows if row["file"] in wanted)
 
-    return read
-
-
-def _planned(line: ParsedLine, *, recipe: Recipe, model_digest: str) -> Row:
-    assert line.request is not None
-    settings = line.request.settings(recipe.generate)
-    return {
-        "line": line.line,
-        "id": line.request.id,
-        "prompt": line.request.prompt,
-        "messages": [asdict(message) for message in line.messages],
-        "media": [one for one in line.identity if one[0] not in ("text", "role")],
-        "seed": line.seed,
-        "settings": settings.model_dump(),
-        "model": model_digest,
-        "facts": {"model": model_digest},
-        "file": f"images/{line.file_name(settings=settings, model_digest=model_digest)}",
-        "extra": line.request.model_extra,
-    }
+    def _row(self, line: ParsedLine) -> Row:
+        assert line.request is not None
+        settings = line.request.settings(self.recipe.generate)
+        return {
+            "line": line.line,
+            "id": line.request.id,
+            "prompt": line.request.prompt,
+            "messages": [asdict(message) for message in line.messages],
+            "media": [one for one in line.identity if one[0] not in ("text", "role")],
+            "seed": line.seed,
+            "settings": settings.model_dump(),
+            "model": self.model_digest,
+            "facts": {"model": self.model_digest},
+            "file": f"{IMAGES}/{line.file_name(settings=settings, model_digest=self.model_digest)}",
+            "extra": line.request.model_extra,
+        }
 
 
 def _write_results(files: Files, rows: list[Row], *, errors: dict[int, str], requests: str) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from PIL import Image
 
@@ -33,6 +34,13 @@ class GenerationSummary:
     failed: int
     seconds: float
     images_per_s: float
+
+    @classmethod
+    def of(cls, out: str, *, requests: int, images: int, made: int, failed: int, started: float) -> Self:
+        """The summary of a run that `started` at a time of the monotonic clock and ends now."""
+        seconds = time.monotonic() - started
+        rate = round(made / seconds, 2)
+        return cls(out, requests, images, made=made, failed=failed, seconds=round(seconds, 2), images_per_s=rate)
 
 
 def present(files: Files) -> set[str]:

@@ -58,15 +58,15 @@ ROOMS: dict[str, Room] = {
     "training": Room(
         "the job, the loss, the step, strategies, the loop, checkpoints", ("fingerprint", "plan", "models", "features")
     ),
-    "generation": Room("`Generator`, and the lines of a request file", ("media", "models", "streams")),
+    "generation": Room("`Generator`, the requests of a file, the index of images", ("media", "models", "streams")),
     "pyfunc": Room("a model as MLflow's own tools run it: a table of prompts in, images out", ("generation", "models")),
     "evaluation": Room(
         "tasks, images, paired results, statistics, gate, report, layouts for external scorers",
         ("generation", "training.validation", "models", "media", "mini"),
     ),
     "serving": Room(
-        "the HTTP interface, what a service is pinned to, the Ray Serve application",
-        ("generation", "registry", "fingerprint", "models", "media"),
+        "the service: its queue, replicas, jobs, files and batches; the HTTP interface; the Ray Serve application",
+        ("streams", "generation", "registry", "fingerprint", "models", "media"),
     ),
     "pipelines": Room(
         "one file a verb, each readable as a method, and the Ray cluster it runs on",
@@ -100,7 +100,7 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "ray.data": (
         "pipelines/precompute.py",
         "pipelines/evaluate.py",
-        "pipelines/generate.py",
+        "pipelines/generator_pool.py",
         "pipelines/ray_cluster/session.py",
     ),
     "ray": ("pipelines/", "x2i_platform/serving/app.py"),
@@ -125,6 +125,8 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "cli_chat.py": "pipelines/test_chat.py",
     "cli_models.py": "test_cli.py",
     "cli_serve.py": "test_cli.py",
+    "pipelines/generator_pool.py": "pipelines/test_generate.py",
+    "pipelines/image_folder.py": "pipelines/test_generate.py",
     "pipelines/listings.py": "test_cli.py",
     "pipelines/named.py": "test_cli.py",
     "pipelines/serve.py": "serving/test_app.py",
@@ -134,6 +136,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "pipelines/ray_cluster/train_worker.py": "pipelines/test_train.py",
     "x2i_platform/config.py": "test_recipes.py",
     "x2i_platform/console.py": "test_cli.py",
+    "x2i_platform/generation/index.py": "pipelines/test_generate.py",
     "x2i_platform/generation/provenance.py": "pipelines/test_generate.py",
     "x2i_platform/digests.py": "features/test_store.py",
     "x2i_platform/options.py": "test_cli.py",
@@ -193,6 +196,9 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "x2i_platform/precompute/captions/lines.py": "precompute/captions/test_properties.py",
     "x2i_platform/precompute/captions/records.py": "precompute/captions/test_properties.py",
     "x2i_platform/registry/artifacts.py": "registry/test_models.py",
+    "x2i_platform/serving/batch_records.py": "serving/test_batches.py",
+    "x2i_platform/serving/http/pages.py": "serving/http/test_files.py",
+    "x2i_platform/serving/http/uploads.py": "serving/http/test_files.py",
     "x2i_platform/training/job.py": "pipelines/test_train.py",
 }
 

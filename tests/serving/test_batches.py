@@ -179,7 +179,7 @@ def test_expired(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     running, waiting = desk.create("a", "b", hours=1), desk.create("c", hours=1)
     desk.step(2)
     later = time.time() + 3601
-    monkeypatch.setattr("x2i_platform.serving.batches.time.time", lambda: later)
+    monkeypatch.setattr(time, "time", lambda: later)
     desk.step(2)
     assert (running.status, waiting.status) == ("expired", "expired")
     assert [line["error"]["code"] for line in desk.lines(running.error_file_id)] == ["batch_expired"]

@@ -109,7 +109,9 @@ class Bounded:
             return
         if message["type"] == "http.response.start":
             self.begun = True
-            self.is_events = Headers(raw=message.get("headers", [])).get("content-type", "").startswith("text/event-stream")
+            self.is_events = (
+                Headers(raw=message.get("headers", [])).get("content-type", "").startswith("text/event-stream")
+            )
         elif message["type"] == "http.response.body":
             self.ended = not message.get("more_body", False)
         await self.send(message)

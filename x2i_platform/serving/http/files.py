@@ -25,26 +25,13 @@ def make_router(
 ) -> APIRouter:
     """The routes of files. `owner_of` names who asks; a file that is `in_use` can't be deleted."""
     router = APIRouter(prefix="/v1/files", tags=["files"])
+    _add_upload(router, store, owner_of=owner_of)
 
     def find(file_id: str, request: Request) -> StoredFile:
         found = store.get(file_id, owner=owner_of(request))
         if found is None:
             raise ApiError(404, f"there is no file {file_id[:100]!r}", param="id", code="not_found")
         return found
-
-    @router.post("", openapi_extra={"requestBody": FORM})
-    async def create(request: Request) -> dict[str, Any]:
-        """Upload a file of batch requests: `purpose` is `batch`, `file` its content."""
-        try:
-            with store.incoming() as upload:
-                form = await receive(request, upload.write)
-                _require_complete(form)
-                kept = await asyncio.to_thread(
-                    store.keep, upload, filename=form.filename or "", purpose="batch", owner=owner_of(request)
-                )
-        except TooLargeError as error:
-            raise ApiError(413, str(error), param="file", code="file_too_large") from None
-        return kept.body()
 
     @router.get("")
     async def all_files(
@@ -79,6 +66,22 @@ def make_router(
         return {"id": found.id, "object": "file", "deleted": True}
 
     return router
+
+
+def _add_upload(router: APIRouter, store: FileStore, *, owner_of: Callable[[Request], str]) -> None:
+    @router.post("", openapi_extra={"requestBody": FORM})
+    async def create(request: Request) -> dict[str, Any]:
+        """Upload a file of batch requests: `purpose` is `batch`, `file` its content."""
+        try:
+            with store.incoming() as upload:
+                form = await receive(request, upload.write)
+                _require_complete(form)
+                kept = await asyncio.to_thread(
+                    store.keep, upload, filename=form.filename or "", purpose="batch", owner=owner_of(request)
+                )
+        except TooLargeError as error:
+            raise ApiError(413, str(error), param="file", code="file_too_large") from None
+        return kept.body()
 
 
 def _require_complete(form: Form) -> None:
