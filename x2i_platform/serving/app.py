@@ -202,7 +202,7 @@ class Ingress:
         runner: Runner | None,
         uri: str,
     ) -> None:
-        self.guard = guard
+        self.guard = guard.model_copy(update={"needs_length": True})
         backend = Replicas(encoder, denoiser, recovery_s=deployment.recovery_s)
         slots = deployment.denoisers[1] * SLOTS_A_REPLICA * _max_batch(deployment, offers[0])
         queue = Queue(slots=slots, limit=deployment.max_queued_requests)

@@ -35,6 +35,9 @@ class BodyRule:
     max_bytes: int
     timeout_s: float
     """Seconds that a client may keep the application waiting for its body, in all."""
+    needs_length: bool = False
+    """Whether a body must say how long it is: a proxy in front may read ahead, into its own memory, what this side has
+    yet to refuse."""
 
 
 def with_bounds(app: ASGIApp, *, rules: Sequence[BodyRule], request_timeout_s: float) -> ASGIApp:
@@ -145,6 +148,8 @@ def _wrong_head(scope: Scope, *, rule: BodyRule) -> ApiError | None:
         message = "packed bodies are not taken; send it without Content-Encoding"
         return ApiError(415, message, code="unsupported_content_encoding")
     length = header(scope, b"content-length")
+    if rule.needs_length and header(scope, b"transfer-encoding") is not None:
+        return ApiError(411, "the body comes in chunks; send it with Content-Length", code="length_required")
     if length is not None and not (length.isascii() and length.isdigit()):
         return ApiError(400, "Content-Length is no number", code="invalid_content_length")
     if length is not None and (len(length) > 18 or int(length) > rule.max_bytes):

@@ -47,6 +47,8 @@ class GuardConfig(BaseModel):
     body_timeout_s: Seconds = 60.0
     """64 MiB in a minute are 9 Mbit/s."""
     file_timeout_s: Seconds = 600.0
+    needs_length: bool = False
+    """Refuse bodies in chunks. True behind Ray Serve's proxy, which reads ahead without a bound."""
     request_timeout_s: Seconds = 600.0
     """OpenAI's clients wait as long."""
     cors_origins: tuple[str, ...] = ()
@@ -67,8 +69,8 @@ class GuardConfig(BaseModel):
     def rules(self) -> tuple[BodyRule, ...]:
         """What bodies of each route may be."""
         return (
-            BodyRule(re.compile(r"/v1/files/?"), self.max_file_bytes, self.file_timeout_s),
-            BodyRule(re.compile(r".*", re.DOTALL), self.max_body_bytes, self.body_timeout_s),
+            BodyRule(re.compile(r"/v1/files/?"), self.max_file_bytes, self.file_timeout_s, self.needs_length),
+            BodyRule(re.compile(r".*", re.DOTALL), self.max_body_bytes, self.body_timeout_s, self.needs_length),
         )
 
 

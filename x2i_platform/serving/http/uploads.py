@@ -104,7 +104,9 @@ class _Parts:
         if self._is_file:
             if self.form.filename is not None:
                 raise ApiError(400, "file: is given twice", param="file")
-            self.form.filename = options.get(b"filename", b"file").decode(errors="replace")
+            if b"filename" not in options:
+                raise ApiError(400, "file: is a text; send it as a file, with a filename", param="file")
+            self.form.filename = options[b"filename"].decode(errors="replace")
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_file:
