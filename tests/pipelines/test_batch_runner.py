@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from PIL import Image, ImageChops
 
 from pipelines.batch_runner import RayRunner
+from tests.pipelines.killed import run_until_images, written
 from x2i_platform import fingerprint
 from x2i_platform.config import Recipe
 from x2i_platform.generation.generator import Generator, ImageRequest
@@ -93,8 +95,7 @@ class Desk:
             time.sleep(0.05)
 
     def images(self, batch: Batch) -> dict[str, int]:
-        found = (self.folder / "batches" / "work" / batch.id / "images").glob("*.png")
-        return {path.name: path.stat().st_mtime_ns for path in found}
+        return written(self.folder / "batches" / "work" / batch.id / "images")
 
     def again(self, batch: Batch) -> Batch:
         found = self.batches.get(batch.id, owner="me")
@@ -180,6 +181,29 @@ def test_another_service_takes_it_up_and_makes_nothing_twice(desk: Desk) -> None
     ended = desk.again(batch)
     assert (ended.status, ended.completed) == ("completed", 60)
     assert {name: kept[name] for name in before} == before
+    assert len(desk.lines(ended.output_file_id)) == 60
+
+
+@pytest.mark.slow
+def test_a_service_that_is_killed_leaves_nobody_behind_and_the_next_one_goes_on(desk: Desk, ray_cluster: str) -> None:
+    """A process of its own is the service, and is killed with -9."""
+    batch = desk.create(*[line(str(n), prompt=f"a {n}", seed=n) for n in range(60)])
+    (desk.folder / "pinned").write_bytes(pickle.dumps(desk.pinned))
+    code = (
+        "import pickle, sys, ray; from pathlib import Path; from tests.pipelines.test_batch_runner import Desk\n"
+        "ray.init(sys.argv[1], log_to_driver=False)\n"
+        "folder = Path(sys.argv[2])\n"
+        "Desk(folder, pickle.loads((folder / 'pinned').read_bytes())).step_until(lambda: False)"
+    )
+    work = desk.folder / "batches" / "work" / batch.id / "images"
+    command = [sys.executable, "-c", code, ray_cluster, str(desk.folder)]
+    before = run_until_images(command, work, count=3)
+    wait_until_no_actor_is_left()
+    assert 3 <= len(before) < 60
+    desk.start()
+    desk.step_until(lambda: desk.again(batch).finished)
+    ended = desk.again(batch)
+    assert (ended.status, ended.completed) == ("completed", 60)
     assert len(desk.lines(ended.output_file_id)) == 60
 
 

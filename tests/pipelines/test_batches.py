@@ -5,12 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +20,7 @@ from PIL import Image, ImageChops
 from pipelines.generate import run
 from pipelines.image_folder import GenerationSummary
 from tests.media import hostile
+from tests.pipelines.killed import run_until_images, written
 from x2i_platform.config import AnswerConfig
 from x2i_platform.generation.generator import Generator, ImageRequest
 
@@ -179,21 +177,13 @@ def test_killed_and_run_again_every_line_is_answered_once(tmp_path: Path, model_
         *(sys.executable, "-m", "cli", "generate", str(model_folder), "--requests", str(tmp_path / "in.jsonl")),
         *("--out", str(tmp_path / "out"), "--set", *ONE_BY_ONE, "--address", ray_cluster, "--json"),
     ]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ}, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("out/images/*.png"))) < 3:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    time.sleep(3)  # the cluster notices that its driver is gone
-    there = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("out/images/*.png")}
-    assert 3 <= len(there) < 40
+    images = tmp_path / "out" / "images"
+    before = run_until_images(command, images, count=3)
+    assert 3 <= len(before) < 40
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
-    assert json.loads(done.stdout)["made"] == 40 - len(there)
-    assert all((tmp_path / "out/images" / name).stat().st_mtime_ns == when for name, when in there.items())
+    assert json.loads(done.stdout)["made"] == 40 - len(before)
+    assert before.items() <= written(images).items()
     output = rows(tmp_path / "out" / "output.jsonl")
     assert [image(output[str(n)]["response"]["body"]["data"][0]).size for n in range(40)] == [(64, 64)] * 40
     assert (tmp_path / "out" / "errors.jsonl").read_bytes() == b""
-    assert len(list((tmp_path / "out" / "images").iterdir())) == 40
+    assert len(list(images.iterdir())) == 40

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image, ImageChops
@@ -18,8 +23,10 @@ from pipelines.generate import run
 from pipelines.generator_pool import GeneratorActor
 from pipelines.image_folder import GenerationSummary
 from tests.media import hostile
+from tests.pipelines.killed import run_until_images, written
 from x2i_platform.config import AnswerConfig, Recipe
 from x2i_platform.errors import ClusterError, ConfigError, InputError, WeightsError
+from x2i_platform.features.files import Files
 from x2i_platform.generation.content import parse_prompt
 from x2i_platform.generation.generator import Generated, Generator, ImageRequest
 from x2i_platform.generation.loading import load_prompt
@@ -299,3 +306,109 @@ def test_answers_and_dialogues(model_folder: Path, tmp_path: Path, ray_cluster: 
     for made in (0, 0):
         assert generate(model_folder, requests, out=out, address=ray_cluster).made == made
         assert index_of(out) == index
+
+
+def test_rows_of_parquet_become_the_images_of_lines_of_json(
+    model_folder: Path, tmp_path: Path, ray_cluster: str
+) -> None:
+    """The bytes of a picture in a cell are the picture in a file: the second run finds nothing to make."""
+    picture = hostile.picture()
+    (tmp_path / "cat.png").write_bytes(picture)
+    words = {"type": "text", "text": "in blue"}
+    lines = [
+        json.dumps({"prompt": [words, {"type": "image", "image": "cat.png"}], "seed": 1}),
+        json.dumps({"prompt": [{"type": "text", "text": "a"}], "seed": 2, "width": 96}),
+        json.dumps({"prompt": [{"type": "text", "text": " "}], "seed": 3}),
+    ]
+    made = generate(model_folder, write(tmp_path / "r.jsonl", *lines), out=tmp_path / "out", address=ray_cluster)
+    assert (made.made, made.failed) == (2, 1)
+    index = index_of(tmp_path / "out")
+    table = [
+        {"prompt": [words, {"type": "image", "bytes": picture}], "seed": 1.0, "width": None},
+        {"prompt": [{"type": "text", "text": "a"}], "seed": 2.0, "width": 96.0},
+        {"prompt": [{"type": "text", "text": " "}], "seed": 3.0, "width": None},
+    ]
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "r.parquet")
+    again = generate(model_folder, str(tmp_path / "r.parquet"), out=tmp_path / "out", address=NO_CLUSTER)
+    assert (again.images, again.made, again.failed) == (2, 0, 1)
+    assert index_of(tmp_path / "out") == index
+    assert [row["line"] for row in rows(tmp_path / "out" / "errors.jsonl")] == [3]
+
+
+def test_bytes_in_a_table_reach_the_model(model_folder: Path, tmp_path: Path, ray_cluster: str) -> None:
+    part = {"type": "image", "image": {"bytes": hostile.picture(), "path": None}}
+    pq.write_table(pa.Table.from_pylist([{"prompt": [part], "seed": 4}]), tmp_path / "r.parquet")
+    made = generate(model_folder, str(tmp_path / "r.parquet"), out=tmp_path / "out", address=ray_cluster)
+    assert (made.made, made.failed) == (1, 0)
+    generator = Generator.load(model_folder)
+    (tmp_path / "cat.png").write_bytes(hostile.picture())
+    messages = parse_prompt([{"type": "image", "image": "cat.png"}], folder=tmp_path)
+    prompt = load_prompt(messages, media=generator.recipe.media)
+    [expected] = generator.generate([ImageRequest(prompt, 4, generator.recipe.generate)])
+    with Image.open(tmp_path / "out" / index_of(tmp_path / "out")[0]["file"]) as image:
+        assert ImageChops.difference(image.convert("RGB"), expected.image).getbbox() is None
+
+
+@pytest.mark.slow
+def test_killed_and_run_again_every_request_is_in_the_index_once(
+    model_folder: Path, tmp_path: Path, ray_cluster: str
+) -> None:
+    pq.write_table(pa.table({"prompt": [f"a {n}" for n in range(40)]}), tmp_path / "requests.parquet")
+    command = [
+        *(sys.executable, "-m", "cli", "generate", str(model_folder)),
+        *("--requests", str(tmp_path / "requests.parquet"), "--out", str(tmp_path / "out")),
+        *("--set", "run.generate.batch_size=1", "--address", ray_cluster, "--json"),
+    ]
+    images = tmp_path / "out" / "images"
+    before = run_until_images(command, images, count=3)
+    assert 3 <= len(before) < 40
+    assert not (tmp_path / "out" / "index.parquet").exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=200)
+    assert json.loads(done.stdout)["made"] == 40 - len(before)
+    assert before.items() <= written(images).items()
+    index = index_of(tmp_path / "out")
+    assert [(row["line"], row["prompt"]) for row in index] == [(n + 1, f"a {n}") for n in range(40)]
+    assert sorted(row["file"] for row in index) == sorted(f"images/{path.name}" for path in images.iterdir())
+    for row in index:
+        with Image.open(tmp_path / "out" / row["file"]) as image:
+            image.load()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["parquet", "batch"])
+def test_from_a_bucket_to_a_bucket(model_folder: Path, tmp_path: Path, s3_bucket: str, form: str) -> None:
+    files = Files(f"{s3_bucket}/work")
+    if form == "parquet":
+        for name, words in (("b", ["c", " "]), ("a", ["a", "b"])):
+            buffer = io.BytesIO()
+            pq.write_table(pa.table({"prompt": words}), buffer)
+            files.publish(f"requests/{name}.parquet", buffer.getvalue())
+        requests = f"{s3_bucket}/work/requests/"
+    else:
+        keys = {"method": "POST", "url": "/v1/images/generations"}
+        lines = [json.dumps({"custom_id": one, "body": {"prompt": one}, **keys}) for one in ("a", "b", "c", " ")]
+        files.publish("requests.jsonl", "\n".join(lines).encode())
+        requests = f"{s3_bucket}/work/requests.jsonl"
+    options = ("--requests", requests, "--out", f"{s3_bucket}/work/out", "--json")
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_AUTH_TOKEN"}
+    for made in (3, 0):
+        done = subprocess.run(
+            [sys.executable, "-m", "cli", "generate", str(model_folder), *options],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            env=environment,
+        )
+        assert done.returncode == 2, done.stderr  # one request is blank
+        assert json.loads(done.stdout)["made"] == made
+    out = Files(f"{s3_bucket}/work/out")
+    index = pq.read_table(io.BytesIO(out.read("index.parquet"))).to_pylist()
+    assert [row["prompt"] for row in index] == ["a", "b", "c"]
+    assert sorted(row["file"] for row in index) == out.names("images")
+    [error] = [json.loads(line) for line in out.read("errors.jsonl").splitlines()]
+    if form == "batch":
+        assert error["custom_id"] == " "
+        output = [json.loads(line) for line in out.read("output.jsonl").splitlines()]
+        assert [line["custom_id"] for line in output] == ["a", "b", "c"]
+    else:
+        assert error["line"] == 4

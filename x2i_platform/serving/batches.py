@@ -141,10 +141,10 @@ class Batches:
             try:
                 await self._advance(batch)
             except X2IError as error:
-                self._fail(batch, error)
+                await self._fail(batch, error)
             except Exception:  # the cluster may be about to come back
                 log.exception("batch %s could not go on", batch.id)
-                self._died(batch)
+                await self._died(batch)
 
     async def _advance(self, batch: Batch) -> None:
         if batch.status == "validating":
@@ -155,26 +155,31 @@ class Batches:
             await self._finalize(batch)
 
     async def _validate(self, batch: Batch) -> None:
-        """Decide the model, once; begin when it is this batch's turn."""
+        """Begin when it is this batch's turn."""
         if batch.model is None:
-            path = str(self._input(batch))
-            batch.total = await asyncio.to_thread(count_lines, path)
-            if not 0 < batch.total <= MAX_LINES:
-                self._fail(batch, f"the file has {batch.total:,} lines; a batch has 1 to {MAX_LINES:,}")
-                return
-            name = await asyncio.to_thread(first_model, path)
-            pinned = self._find(name)
-            if pinned is None:
-                self._fail(batch, f"there is no model {str(name)[:100]!r} here", code="model_not_found", param="model")
-                return
-            if batch.status == "validating":  # nobody cancelled it meanwhile
-                batch.model = asdict(pinned)
-                self._write(batch)
+            await self._decide_model(batch)
         if batch.status == "validating" and batch.expires_at < time.time():
             self._end(batch, "expired")
         busy = sum(each.status in ("in_progress", "finalizing", "cancelling") for each in self._batches.values())
         if batch.status == "validating" and busy < self._at_once:
             batch.become("in_progress")
+            self._write(batch)
+
+    async def _decide_model(self, batch: Batch) -> None:
+        path = str(self._input(batch))
+        total = await asyncio.to_thread(count_lines, path)
+        name = await asyncio.to_thread(first_model, path)
+        pinned = self._find(name)
+        if batch.finished:  # cancelled meanwhile
+            return
+        batch.total = total
+        if not 0 < total <= MAX_LINES:
+            await self._fail(batch, f"the file has {total:,} lines; a batch has 1 to {MAX_LINES:,}")
+        elif pinned is None:
+            why = f"there is no model {str(name)[:100]!r} here"
+            await self._fail(batch, why, code="model_not_found", param="model")
+        else:
+            batch.model = asdict(pinned)
             self._write(batch)
 
     async def _watch(self, batch: Batch) -> None:
@@ -185,7 +190,7 @@ class Batches:
         if batch.status != "in_progress":  # cancelled meanwhile
             return
         if state is None:
-            self._died(batch)
+            await self._died(batch)
             if not batch.finished:
                 await asyncio.to_thread(self.runner.start, self._task(batch))
         elif state.error is not None:
@@ -218,16 +223,17 @@ class Batches:
         batch.completed, batch.failed = results.completed, results.failed
         self._end(batch, ending)
 
-    def _died(self, batch: Batch) -> None:
+    async def _died(self, batch: Batch) -> None:
         """Count runs that died; the first start counts too."""
         self._deaths[batch.id] += 1
         if self._deaths[batch.id] > MAX_DEATHS:
-            self._fail(batch, "the run died again and again", code="server_error")
+            await self._fail(batch, "the run died again and again", code="server_error")
 
-    def _fail(
+    async def _fail(
         self, batch: Batch, why: X2IError | str, *, code: str = "invalid_batch", param: str | None = None
     ) -> None:
         log.warning("batch %s failed: %s", batch.id, why)
+        await asyncio.to_thread(self.runner.cancel, batch.id)
         # What is wrong with a model or a disk is the server's matter, and may name its paths.
         message = why if isinstance(why, str) else "the batch could not be run"
         batch.errors = [{"code": code, "message": message, "param": param, "line": None}]
