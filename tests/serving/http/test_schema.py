@@ -39,12 +39,12 @@ def test_no_request_of_the_document_is_a_server_error(served: ASGIApp, mode: Gen
     assert mode is GenerationMode.NEGATIVE or 200 in statuses[made]
 
 
-def ask(operation: Any, *, mode: GenerationMode) -> dict[str, set[int]]:
+def ask(operation: Any, *, mode: GenerationMode, examples: int = EXAMPLES) -> dict[str, set[int]]:
     """Statuses of answers to requests that the document describes, or forbids."""
     statuses: set[int] = set()
 
     @given(case=operation.as_strategy(generation_mode=mode))
-    @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     def asked(case: Any) -> None:
         answer = case.call(headers=HOST)
         case.validate_response(answer, checks=[not_a_server_error])

@@ -1,0 +1,63 @@
+"""The whole service against its own OpenAPI document, with a backend that draws nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import schemathesis
+from schemathesis.generation import GenerationMode
+
+from tests.serving import local_service
+from tests.serving.http.test_schema import ask
+from tests.serving.line_runner import LineRunner
+from tests.serving.local_service import Parts, Running
+from tests.serving.test_service import Replicas
+from x2i_platform.serving.batches import Batches
+from x2i_platform.serving.catalogue import Catalogue, Offer
+from x2i_platform.serving.files import FileStore
+from x2i_platform.serving.http.app import make_app
+from x2i_platform.serving.http.guards import GuardConfig, guarded
+from x2i_platform.serving.jobs import Jobs
+from x2i_platform.serving.metrics import Metrics
+from x2i_platform.serving.pinned import pin_model
+from x2i_platform.serving.queue import Queue
+from x2i_platform.serving.service import Service
+
+ROUTES = 18
+"""Routes and methods of the document, at least: none may be left out."""
+
+
+@pytest.fixture(scope="module")
+def served(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    state = tmp_path_factory.mktemp("state")
+
+    def make() -> Parts:
+        backend = Replicas()
+        backend.go.set()
+        catalogue = Catalogue([Offer(*pin_model(str(model_folder), tracking_uri=""))])
+        service = Service(catalogue, backend, queue=Queue(slots=8, limit=64), metrics=Metrics())
+        jobs = Jobs(service, folder=state / "jobs")
+        batches = Batches(
+            FileStore(state / "files"), LineRunner([]), folder=state / "batches", find=catalogue.pinned, poll_s=0.05
+        )
+        return Parts(service, jobs, guarded(make_app(service, jobs, batches=batches), GuardConfig()))
+
+    with local_service.running(make) as server:
+        yield server
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+@pytest.mark.parametrize("examples", [5, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+def test_no_request_of_the_document_is_a_server_error(served: Running, mode: GenerationMode, examples: int) -> None:
+    document = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
+    statuses: dict[str, set[int]] = {}
+    for operation in document.get_all_operations():
+        statuses |= ask(operation.ok(), mode=mode, examples=examples)
+    assert len(statuses) >= ROUTES
+    assert statuses["POST /v1/images/generations"] <= {200, 400, 404, 415}
+    queue = served.parts.service.queue
+    time.sleep(0.2)
+    assert served.call(lambda: (queue.working, len(queue))) == (0, 0)
