@@ -53,7 +53,6 @@ def with_bounds(app: ASGIApp, *, rules: Sequence[BodyRule], request_timeout_s: f
 
     `request_timeout_s` counts from the end of the body to the end of the answer.
     """
-
     running = Counter[BodyRule]()
 
     async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
