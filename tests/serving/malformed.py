@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.media import hostile
 from tests.serving.malformed_values import (
@@ -152,12 +153,17 @@ def _no_part(draw: random.Random) -> Malformed:
     value = draw.choice(
         ("", "cat.png", "/etc/passwd", "file:///etc/passwd", "http://169.254.169.254/", "data:", "\ud800")
     )
-    part = {"type": kind, kind: draw.choice((value, {"url": value}, {"url": {}}, {"data": value}, [], None, 5))}
+    part: dict[str, Any] = {
+        "type": kind,
+        kind: draw.choice((value, {"url": value}, {"url": {}}, {"data": value}, [], None, 5)),
+    }
     if kind == "text" and isinstance(part["text"], str):
         part["text"] = draw.choice(("", " ", "\ud800", "a" * 20_001))
     if draw.random() < 0.2:
         part["weight"] = draw.choice((-1, 11, "x", True, float("nan"), 10**400))
-    return Malformed(f"part {kind}", draw.choice((GENERATIONS, JOBS)), _object({"prompt": json.dumps([part])}, draw))
+    # A job's media are looked at when its turn comes.
+    path = GENERATIONS if kind == "input_audio" else draw.choice((GENERATIONS, JOBS))
+    return Malformed(f"part {kind}", path, _object({"prompt": json.dumps([part])}, draw))
 
 
 def _bad_medium(draw: random.Random) -> Malformed:
@@ -166,7 +172,7 @@ def _bad_medium(draw: random.Random) -> Malformed:
     if draw.random() < 0.2:
         data = draw.choice((data[:-1] + "%", "*" + data, data + "\n", "=" * 10, "\u00e9", data[:-3] + "="))
     url = f"data:{kind};base64,{data}"
-    path = draw.choice((GENERATIONS, EDITS))  # a job's media are looked at when its turn comes
+    path = draw.choice((GENERATIONS, EDITS))
     if path == EDITS:
         return Malformed(
             f"bad {kind}", path, _object({**BASES[path], "images": json.dumps([{"image_url": url}])}, draw)
@@ -227,7 +233,7 @@ def _forms(path: str) -> list[tuple[str, bytes]]:
         ("with many headers", b"--" + BOUNDARY.encode() + b"\r\n" + b"A: b\r\n" * 5000 + b"\r\n"),
         ("with many fields", b"".join(_field(f"a{number}", "b") for number in range(2000)) + end),
         ("with an unknown field", right + file + _field("sede", "1") + end),
-        ("whose file is text", right + _field(name, "no file") + end),
+        ("whose file is another text", right + _field(name, "no file") + _field(f"{name}s", "a") + end),
         ("whose text is a file", _file("prompt" if path == EDITS else "purpose", b"a") + file + end),
         ("with half a surrogate", _field("prompt", "\ud800") + _field("purpose", "\ud800") + end),
         ("that is JSON", b'{"prompt": "a"}'),

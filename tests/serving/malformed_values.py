@@ -65,7 +65,7 @@ NO_EDIT_IMAGES = (
     *('[{"image_url": "data:image/png;base64,%%%"}]', r'[{"image_url": "\ud800"}]'),
     json.dumps([{"image_url": URL}] * 17),
 )
-NO_BATCH = {
+NO_BATCH: dict[str, Sequence[str]] = {
     "input_file_id": (*NO_TEXT, '""', '"file-nowhere"', '"../../etc/passwd"', '"' + "x" * 5000 + '"'),
     "endpoint": (*NO_TEXT, '"/v1/chat/completions"', '""', '"/v1/images/generations/../x"'),
     "completion_window": (*NO_TEXT, '"1s"', '"forever"'),

@@ -96,6 +96,8 @@ def refused(**fields: Any) -> dict[str, Any]:
         ({"prompt": "a" * 20_001}, "prompt", "prompt: must have at most 20000 characters"),
         ({"prompt": "a", "n": 0}, "n", "n: Input should be greater than or equal to 1"),
         ({"prompt": "a", "n": 11}, "n", "n: Input should be less than or equal to 10"),
+        ({"prompt": "a", "user": "\ud800"}, "user", "user: must be valid Unicode"),
+        ({"prompt": "a", "model": "\ud800"}, "model", "model: must be valid Unicode"),
         ({"prompt": "a", "sede": 3}, "sede", "sede: unknown field; did you mean 'seed'?"),
         ({"prompt": "a", "quality": "hd"}, "quality", "quality: Input should be 'auto' or 'standard'"),
         ({"prompt": "a", "style": "vivid"}, "style", "style: unknown field"),

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from x2i_platform.serving.api import GenerationRequest
 from x2i_platform.serving.http.errors import install
 from x2i_platform.serving.http.guards import GuardConfig, guarded
+from x2i_platform.serving.http.heads import BoundedHeads
 
 SECRET_PATH = "/srv/secret/model.py"
 
@@ -89,9 +90,15 @@ def add_misbehaviour(api: FastAPI) -> None:
         return StreamingResponse(some())
 
 
+class QuickHeads(BoundedHeads):
+    """Heads that have a second."""
+
+    head_timeout_s = 1.0
+
+
 def served(app: ASGIApp, *, port: int) -> None:
     """Serve until the process ends."""
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", timeout_keep_alive=5)
+    uvicorn.run(app, host="127.0.0.1", port=port, http=QuickHeads, log_level="warning", timeout_keep_alive=5)
 
 
 if __name__ == "__main__":

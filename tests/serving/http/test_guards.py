@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -69,13 +70,29 @@ def test_a_body_a_byte_at_a_time_has_its_time_and_no_more(server: SmallServer) -
         assert 0.9 < outcome.seconds < 5
 
 
-@pytest.mark.parametrize(("path", "status", "size"), [("/nowhere", 404, 2 * MB), (GENERATIONS, 413, 20 * MB)])
+@pytest.mark.parametrize(("path", "status", "size"), [("/nowhere", 404, 2 * MB), (GENERATIONS, 413, 12 * MB)])
 def test_a_client_that_is_still_sending_gets_its_refusal(
     server: SmallServer, path: str, status: int, size: int
 ) -> None:
     with httpx.Client() as client:
         for _ in range(20):
             assert client.post(server.url(path), content=bytes(size)).status_code == status
+
+
+def test_so_many_uploads_may_run_at_once(server: SmallServer) -> None:
+    head = server.target.head("/v1/files", Content_Length="10")
+    with contextlib.ExitStack() as closing:
+        for _ in range(4):
+            connection = closing.enter_context(server.target.connected())
+            connection.sendall(head)
+        time.sleep(0.3)
+        refused = httpx.post(server.url("/v1/files"), content=b"a")
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
+        assert refused.json()["error"]["code"] == "too_many_uploads"
+        assert httpx.post(server.url(GENERATIONS), json={"prompt": "a"}).status_code == 200
+        connection.sendall(b"0123456789")
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200")
+        assert httpx.post(server.url("/v1/files"), content=b"a").status_code == 200
 
 
 def test_hundreds_of_slow_bodies_leave_the_service_free(server: SmallServer) -> None:

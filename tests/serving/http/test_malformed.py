@@ -12,8 +12,12 @@ import psutil
 import pytest
 
 from tests.serving import local_service
+from tests.serving.line_runner import LineRunner
 from tests.serving.local_service import Parts, Running
 from tests.serving.malformed import Malformed, malformed, wrong_with
+from x2i_platform.serving.batches import Batches
+from x2i_platform.serving.files import FileStore
+from x2i_platform.serving.http.app import make_app
 from x2i_platform.serving.http.guards import GuardConfig, guarded
 
 MB = 1024**2
@@ -29,7 +33,10 @@ def served(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
     def make() -> Parts:
         parts = local_service.local_service(model_folder, state)
-        return dataclasses.replace(parts, app=guarded(parts.app, GUARDS))
+        files, find = FileStore(state / "files"), parts.service.catalogue.pinned
+        batches = Batches(files, LineRunner([]), folder=state / "batches", find=find)
+        app = make_app(parts.service, parts.jobs, batches=batches)
+        return dataclasses.replace(parts, app=guarded(app, GUARDS))
 
     with local_service.running(make) as server:
         yield server
@@ -45,6 +52,7 @@ def problems(url: str, requests: Iterator[Malformed]) -> list[str]:
     return found
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_wrong_requests_are_refused_with_a_reason_and_leave_memory_flat(served: Running, count: int) -> None:
     process = psutil.Process(os.getpid())

@@ -24,6 +24,7 @@ from typing import Any
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from x2i_platform.media.limits import MB
 from x2i_platform.serving.http.answers import client_of, has_body, header, path_of, refuse
 from x2i_platform.serving.http.errors import ApiError
 
@@ -33,6 +34,8 @@ PROMPT = "prompt"
 MAX_PATH_CHARS = 200
 LINGER_S = 2.0
 """Seconds for which a client that was refused before it had sent all may go on, before the connection is closed."""
+LINGER_BYTES = 16 * MB
+"""Bytes that it may send meanwhile: Ray Serve's proxy keeps what comes faster than it is passed on."""
 HEADERS: Mapping[str, str] = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -98,7 +101,8 @@ class Exchange:
         """Read on for a moment: to a client that is still sending, a closed connection hides the answer."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):
-                while self.body_pending and not self.gone:
+                most = self.bytes_in + LINGER_BYTES
+                while self.body_pending and not self.gone and self.bytes_in < most:
                     await self.received()
 
     async def answer_a_bug(self) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from x2i_platform.serving.http.answers import error_event, header, path_of, refuse
+from x2i_platform.serving.http.answers import error_event, has_body, header, path_of, refuse
 from x2i_platform.serving.http.errors import ApiError
 
 CANCEL_S = 5.0
@@ -25,6 +26,11 @@ FAREWELL_S = 5.0
 """Seconds that a client may take to read the event which says that its time is over."""
 MAX_HEAD_BYTES = 32 * 1024
 """Bytes of a request's line and headers. Servers commonly take 8 to 64 KiB."""
+
+
+BUSY = "{count} uploads are running; at most so many may at once, try again later"
+BUSY_S = 10
+"""Seconds after which one of the uploads may be done."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class BodyRule:
     needs_length: bool = False
     """Whether a body must say how long it is: a proxy in front may read ahead, into its own memory, what this side has
     yet to refuse."""
+    at_once: int | None = None
+    """Requests with a body that all clients together may have at once."""
 
 
 def with_bounds(app: ASGIApp, *, rules: Sequence[BodyRule], request_timeout_s: float) -> ASGIApp:
@@ -45,13 +53,22 @@ def with_bounds(app: ASGIApp, *, rules: Sequence[BodyRule], request_timeout_s: f
 
     `request_timeout_s` counts from the end of the body to the end of the answer.
     """
+    running = Counter[BodyRule]()
 
     async def bounded(scope: Scope, receive: Receive, send: Send) -> None:
         rule = next(rule for rule in rules if rule.path.fullmatch(path_of(scope)))
-        if error := _wrong_head(scope, rule=rule):
+        counts = rule.at_once is not None and has_body(scope)
+        error = _wrong_head(scope, rule=rule)
+        if error is None and counts and running[rule] >= (rule.at_once or 0):
+            error = ApiError(429, BUSY.format(count=rule.at_once), code="too_many_uploads", retry_after_s=BUSY_S)
+        if error:
             await refuse(error, scope, receive, send)
-        else:
+            return
+        running[rule] += counts
+        try:
             await Bounded(scope, receive, send, rule=rule, request_timeout_s=request_timeout_s).run(app)
+        finally:
+            running[rule] -= counts
 
     return bounded
 

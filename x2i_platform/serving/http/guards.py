@@ -26,6 +26,7 @@ POLICY_VIOLATION = 1008
 
 
 ANY_ORIGIN = "*"
+FILES, EVERYTHING = re.compile(r"/v1/files/?"), re.compile(r".*", re.DOTALL)
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -44,6 +45,9 @@ class GuardConfig(BaseModel):
     """A picture at its limit has 30 MiB, 40 as base64; beside it fits a minute of video or sound."""
     max_file_bytes: Count = 512 * MB
     """Of `/v1/files`. A file of requests has many bodies."""
+    max_uploads: Count = 4
+    """Uploads of files at once, of all clients: Ray Serve's proxy reads as fast as they send, and keeps in memory what
+    the service has not taken yet."""
     body_timeout_s: Seconds = 60.0
     """64 MiB in a minute are 9 Mbit/s."""
     file_timeout_s: Seconds = 600.0
@@ -69,8 +73,8 @@ class GuardConfig(BaseModel):
     def rules(self) -> tuple[BodyRule, ...]:
         """What bodies of each route may be."""
         return (
-            BodyRule(re.compile(r"/v1/files/?"), self.max_file_bytes, self.file_timeout_s, self.needs_length),
-            BodyRule(re.compile(r".*", re.DOTALL), self.max_body_bytes, self.body_timeout_s, self.needs_length),
+            BodyRule(FILES, self.max_file_bytes, self.file_timeout_s, self.needs_length, at_once=self.max_uploads),
+            BodyRule(EVERYTHING, self.max_body_bytes, self.body_timeout_s, self.needs_length),
         )
 
 
