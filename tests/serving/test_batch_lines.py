@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from tests.media import hostile
-from x2i_platform.generation.content import Message
 from x2i_platform.serving import batch_lines
 from x2i_platform.serving.batch_lines import BatchLine, Refusal, count_lines, first_model, is_batch, read_batch
 
@@ -41,8 +40,8 @@ def test_a_good_line_is_the_request_of_its_body(tmp_path: Path) -> None:
 def test_an_edit_is_a_prompt_with_its_images_first(tmp_path: Path) -> None:
     [found] = read(tmp_path, line(url=EDITS, body={"prompt": "in blue", "images": [{"image_url": PICTURE}], "seed": 3}))
     assert found.request
+    assert not isinstance(found.request.content, str)
     [message] = found.request.content
-    assert isinstance(message, Message)
     assert [(part.kind, part.value) for part in message.parts] == [("image", PICTURE), ("text", "in blue")]
     assert (found.request.words, found.seeds) == ("in blue", (3,))
 
