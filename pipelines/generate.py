@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from pipelines import batches
@@ -47,15 +48,8 @@ def run(
     A file in OpenAI's batch format is answered in that format; `called` is the model's name and version in it.
     """
     if not is_table(requests) and is_batch(requests):
-        return batches.run(
-            folder,
-            requests=requests,
-            out=out,
-            overrides=overrides,
-            address=address,
-            called=called,
-            on_progress=on_progress,
-        )
+        flow = partial(batches.run, folder, requests=requests, out=out, overrides=overrides)
+        return flow(address=address, called=called, on_progress=on_progress)
     started = time.monotonic()
     recipe = override(read_recipe(folder), overrides)
     asked = Requests(requests, recipe, digest([identity(str(folder.absolute())), fingerprint.generation(recipe)]))

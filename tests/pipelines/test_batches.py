@@ -22,7 +22,9 @@ from pipelines.image_folder import GenerationSummary
 from tests.media import hostile
 from tests.pipelines.killed import run_until_images, written
 from x2i_platform.config import AnswerConfig
+from x2i_platform.generation.content import parse_prompt
 from x2i_platform.generation.generator import Generator, ImageRequest
+from x2i_platform.generation.loading import load_prompt
 
 URL = "/v1/images/generations"
 NO_CLUSTER = "127.0.0.1:1"
@@ -76,6 +78,7 @@ def same(one: Image.Image, other: Image.Image) -> bool:
     return ImageChops.difference(one.convert("RGB"), other).getbbox() is None
 
 
+PICTURE = f"data:image/png;base64,{base64.b64encode(hostile.picture()).decode()}"
 LINES = (
     line("a", prompt="a red circle", seed=5),
     line("two", prompt="a blue square", n=2, seed=7, size="96x64", num_inference_steps=1),
@@ -89,13 +92,11 @@ LINES = (
         "seen",
         seed=1,
         prompt=[
+            {"type": "image_url", "image_url": {"url": PICTURE}},
             {"type": "text", "text": "in blue"},
-            {
-                "type": "image_url",
-                "image_url": {"url": f"data:image/png;base64,{base64.b64encode(hostile.picture()).decode()}"},
-            },
         ],
     ),
+    line("edit", url="/v1/images/edits", seed=1, prompt="in blue", images=[{"image_url": PICTURE}]),
 )
 
 
@@ -110,9 +111,9 @@ def first(model_folder: Path, out: Path, ray_cluster: str) -> GenerationSummary:
 
 
 def test_good_lines_are_answered_as_the_service_does(first: GenerationSummary, out: Path, model_folder: Path) -> None:
-    assert (first.requests, first.images, first.made, first.failed) == (9, 6, 6, 4)
+    assert (first.requests, first.images, first.made, first.failed) == (10, 7, 7, 4)
     output = rows(out / "output.jsonl")
-    assert list(output) == ["a", "two", "jpeg", "answer", "seen"]
+    assert list(output) == ["a", "two", "jpeg", "answer", "seen", "edit"]
     body = output["a"]["response"]["body"]
     assert (output["a"]["response"]["status_code"], output["a"]["error"]) == (200, None)
     assert (body["model"], body["version"], len(body["digest"])) == ("models:/m@champion", "models:/m/3", 16)
@@ -126,6 +127,12 @@ def test_good_lines_are_answered_as_the_service_does(first: GenerationSummary, o
     smaller = defaults.model_copy(update={"width": 96, "num_inference_steps": 1})
     [expected] = generator.generate([ImageRequest("a blue square", 8, smaller)])
     assert same(image(two[1]), expected.image)
+    seen, edited = (output[key]["response"]["body"]["data"][0] for key in ("seen", "edit"))
+    assert same(image(seen), image(edited).convert("RGB"))
+    messages = parse_prompt([{"type": "image", "image": PICTURE}, {"type": "text", "text": "in blue"}], folder=None)
+    prompt = load_prompt(messages, media=generator.recipe.media)
+    [expected] = generator.generate([ImageRequest(prompt, 1, defaults)])
+    assert same(image(edited), expected.image)
     jpeg = output["jpeg"]["response"]["body"]
     assert (jpeg["output_format"], image(jpeg["data"][0]).format) == ("jpeg", "JPEG")
     answering = defaults.model_copy(update={"states": "answer", "answer": AnswerConfig(max_tokens=4)})
@@ -162,7 +169,7 @@ def test_in_another_order_nothing_is_made_again(first: GenerationSummary, model_
     # The line that failed is tried again, and nothing else; without it no cluster is asked for.
     shuffled = [each for each in shuffled if "word word" not in each]
     again = batch(model_folder, *shuffled, out=out, address=NO_CLUSTER, called=called)
-    assert (again.images, again.made) == (6, 0)
+    assert (again.images, again.made) == (7, 0)
     after = rows(out / "output.jsonl")
     assert {key: row["response"]["body"]["data"] for key, row in after.items()} == {
         key: row["response"]["body"]["data"] for key, row in before.items()

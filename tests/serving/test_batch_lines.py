@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.media import hostile
 from x2i_platform.serving import batch_lines
 from x2i_platform.serving.batch_lines import BatchLine, Refusal, count_lines, first_model, is_batch, read_batch
 
-URL = "/v1/images/generations"
+URL, EDITS = "/v1/images/generations", "/v1/images/edits"
+PICTURE = f"data:image/png;base64,{base64.b64encode(hostile.picture()).decode()}"
 
 
 def line(custom_id: object = "a", **changes: Any) -> str:
@@ -34,6 +37,15 @@ def test_a_good_line_is_the_request_of_its_body(tmp_path: Path) -> None:
     assert (found.request.output_format, found.request.size) == ("webp", "64x32")
 
 
+def test_an_edit_is_a_prompt_with_its_images_first(tmp_path: Path) -> None:
+    [found] = read(tmp_path, line(url=EDITS, body={"prompt": "in blue", "images": [{"image_url": PICTURE}], "seed": 3}))
+    assert found.request
+    assert not isinstance(found.request.content, str)
+    [message] = found.request.content
+    assert [(part.kind, part.value) for part in message.parts] == [("image", PICTURE), ("text", "in blue")]
+    assert (found.request.words, found.seeds) == ("in blue", (3,))
+
+
 def test_without_a_seed_the_id_decides(tmp_path: Path) -> None:
     first, second = read(tmp_path, line("a"), line("b"))
     [moved] = read(tmp_path, line("a"))
@@ -49,7 +61,7 @@ def test_without_a_seed_the_id_decides(tmp_path: Path) -> None:
         (line(7), None, "custom_id", "valid string"),
         (line(""), "", "custom_id", "at least 1 character"),
         (line(method="GET"), "a", "method", "'POST'"),
-        (line(url="/v1/chat/completions"), "a", "url", "is not offered; there is /v1/images/generations"),
+        (line(url="/v1/chat/completions"), "a", "url", "is not offered; there is /v1/images/generations, /v1"),
         (line(body=[]), "a", None, "the body: Input should be a valid dictionary"),
         (line(body={}), "a", None, "give either 'prompt' or 'messages'"),
         (line(body={"prompt": " "}), "a", "prompt", "must not be blank"),
@@ -60,6 +72,16 @@ def test_without_a_seed_the_id_decides(tmp_path: Path) -> None:
         (line(body={"prompt": [{"type": "image_url", "image_url": "file:///etc/passwd"}]}), "a", "prompt", "URL"),
         (line(body={"prompt": [{"type": "image", "image": "/etc/passwd"}]}), "a", "prompt", "only data URLs"),
         (line(more=1), "a", "more", "unknown field"),
+        (line(url={"a": 1}), "a", "url", "valid string"),
+        (line(url=EDITS, body={"prompt": "a"}), "a", "images", "required"),
+        (line(url=EDITS, body={"prompt": "a", "images": [], "imges": 1}), "a", "images", "at least 1 item"),
+        (
+            line(url=EDITS, body={"prompt": "a", "images": [{"image_url": PICTURE}], "imges": 1}),
+            "a",
+            "imges",
+            "'images'",
+        ),
+        (line(url=EDITS, body={"prompt": "a", "images": [{"image_url": "http://h/a.png"}]}), "a", "prompt", "URL"),
     ],
 )
 def test_bad_lines_are_refused_as_the_service_does(

@@ -13,19 +13,30 @@ import io
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from x2i_platform.digests import digest
 from x2i_platform.errors import InputError, raising
-from x2i_platform.serving.api import MAX_SEED, GenerationRequest, error_body, validation_body
+from x2i_platform.serving.api import MAX_SEED, EditRequest, GenerationRequest, error_body, validation_body
 from x2i_platform.streams import OUTSIDE, opened
 
-ENDPOINTS: Mapping[str, Callable[[dict[str, Any]], GenerationRequest]] = {
-    "/v1/images/generations": GenerationRequest.model_validate,
+
+class Endpoint(NamedTuple):
+    """How the body of a line is read."""
+
+    read: Callable[[dict[str, Any]], GenerationRequest]
+    """Raises ValidationError."""
+    fields: Collection[str]
+    """Of the body, for hints at misspelt ones."""
+
+
+ENDPOINTS: Mapping[str, Endpoint] = {
+    "/v1/images/generations": Endpoint(GenerationRequest.model_validate, GenerationRequest.model_fields),
+    "/v1/images/edits": Endpoint(lambda body: EditRequest.model_validate(body).request(), EditRequest.model_fields),
 }
-"""How the body of a line is read, by its URL."""
+"""What a batch may ask for, by URL."""
 MAX_LINE_BYTES = 64 * 1024**2
 """Of a line: a request with media. What is longer is skipped unread."""
 
@@ -116,7 +127,9 @@ def read_batch(path: str, *, names: Collection[str], endpoint: str | None = None
             line = _parsed(number, raw, names=names, endpoint=endpoint)
             if line.custom_id is not None and line.custom_id in seen:
                 message = f"custom_id {line.custom_id[:100]!r} was on an earlier line; it must be unique"
-                line = BatchLine(number, line.custom_id, refusal=_refusal(message, "custom_id", "duplicate_custom_id"))
+                line = BatchLine(
+                    number, line.custom_id, refusal=Refusal.of(message, param="custom_id", code="duplicate_custom_id")
+                )
             seen |= {line.custom_id} if line.custom_id is not None else set()
             yield line
 
@@ -154,22 +167,23 @@ def _numbered(handle: io.BufferedReader) -> Iterator[tuple[int, bytes | None]]:
 
 def _parsed(number: int, raw: bytes | None, *, names: Collection[str], endpoint: str | None) -> BatchLine:
     if raw is None:
-        return BatchLine(number, None, refusal=_refusal(f"the line has more than {MAX_LINE_BYTES:,} bytes"))
+        return BatchLine(number, None, refusal=Refusal.of(f"the line has more than {MAX_LINE_BYTES:,} bytes"))
     try:
         value: Any = json.loads(raw.decode("utf-8-sig"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        return BatchLine(number, None, refusal=_refusal(f"not JSON in UTF-8: {error}", code="invalid_json_line"))
+        return BatchLine(number, None, refusal=Refusal.of(f"not JSON in UTF-8: {error}", code="invalid_json_line"))
     if not isinstance(value, dict):
         message = f"expected a JSON object, not {type(value).__name__}"
-        return BatchLine(number, None, refusal=_refusal(message, code="invalid_json_line"))
+        return BatchLine(number, None, refusal=Refusal.of(message, code="invalid_json_line"))
     custom_id = value.get("custom_id")
     custom_id = custom_id if isinstance(custom_id, str) else None
     try:
         request = _request(_Line.model_validate(value), names=names, endpoint=endpoint)
     except ValidationError as error:
-        return BatchLine(number, custom_id, refusal=Refusal(validation_body(error.errors()[0])["error"]))
+        fields = ENDPOINTS[value["url"]].fields if value.get("url") in list(ENDPOINTS) else ()
+        return BatchLine(number, custom_id, refusal=Refusal(validation_body(error.errors()[0], fields=fields)["error"]))
     except RecursionError:
-        return BatchLine(number, custom_id, refusal=_refusal("the body is nested too deeply"))
+        return BatchLine(number, custom_id, refusal=Refusal.of("the body is nested too deeply"))
     if isinstance(request, Refusal):
         return BatchLine(number, custom_id, refusal=request)
     return BatchLine(number, custom_id, request)
@@ -178,22 +192,18 @@ def _parsed(number: int, raw: bytes | None, *, names: Collection[str], endpoint:
 def _request(line: _Line, *, names: Collection[str], endpoint: str | None) -> GenerationRequest | Refusal:
     """The request of a line. Raises ValidationError for its body."""
     if line.url not in ENDPOINTS:
-        return _refusal(
-            f"url: {line.url[:100]!r} is not offered; there is {', '.join(ENDPOINTS)}", "url", "invalid_url"
+        return Refusal.of(
+            f"url: {line.url[:100]!r} is not offered; there is {', '.join(ENDPOINTS)}", param="url", code="invalid_url"
         )
     if endpoint not in (None, line.url):
-        return _refusal(f"url: the batch is for {endpoint}, not {line.url}", "url", "mismatched_endpoint")
-    request = ENDPOINTS[line.url](line.body)
+        return Refusal.of(f"url: the batch is for {endpoint}, not {line.url}", param="url", code="mismatched_endpoint")
+    request = ENDPOINTS[line.url].read(line.body)
     if request.stream:
-        return _refusal("stream: a line of a batch has no stream", "stream")
+        return Refusal.of("stream: a line of a batch has no stream", param="stream")
     if request.model is not None and request.model not in names:
         message = f"there is no model {request.model[:100]!r} in this batch; it runs {min(names, key=len)!r}"
         return Refusal.of(message, param="model", code="model_not_found", status=404)
     return request
-
-
-def _refusal(message: str, param: str | None = None, code: str | None = None) -> Refusal:
-    return Refusal.of(message, param=param, code=code)
 
 
 def _no_constant(name: str) -> None:
