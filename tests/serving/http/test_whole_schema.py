@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import schemathesis
@@ -55,7 +56,7 @@ def test_no_request_of_the_document_is_a_server_error(served: Running, mode: Gen
     document = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
     statuses: dict[str, set[int]] = {}
     for operation in document.get_all_operations():
-        statuses |= ask(operation.ok(), mode=mode, examples=examples)
+        statuses |= ask(cast(Any, operation).ok(), mode=mode, examples=examples)
     assert len(statuses) >= ROUTES
     assert statuses["POST /v1/images/generations"] <= {200, 400, 404, 415}
     queue = served.parts.service.queue
