@@ -1,1 +1,1 @@
-"""Images over HTTP: a `Generator` behind OpenAI's images schema, on Ray Serve."""
+"""Images over HTTP in OpenAI's schema: a queue, encoders and denoisers, jobs, batches; on Ray Serve."""
