@@ -41,3 +41,13 @@ async def test_who_gives_up_while_waiting_takes_no_slot() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == ["a", "c", "d"]
     assert (queue.working, len(queue)) == (0, 0)
+
+
+async def test_a_turn_that_comes_to_who_has_just_given_up_goes_on_to_the_next() -> None:
+    queue = Queue(slots=1, limit=5)
+    working, gone, patient = (queue.enter() for _ in range(3))
+    gone.turn.cancel()
+    queue.leave(working)
+    queue.leave(gone)
+    assert patient.turn.done()
+    assert (queue.working, len(queue)) == (1, 0)

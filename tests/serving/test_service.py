@@ -1,141 +1,151 @@
-"""What a request goes through: refusals, the queue, a replica that dies, giving up, stopping."""
+"""What a service does with a request: its place, its seeds, a second attempt, and nothing left behind."""
 
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
-from typing import Any
+import time
 
 import pytest
 
+from tests.serving.by_hand import asked, by_hand, toy, until
+from x2i_platform.config import Recipe
 from x2i_platform.errors import InputError
-from x2i_platform.serving.api import GenerationRequest
-from x2i_platform.serving.catalogue import Catalogue, Offer
-from x2i_platform.serving.metrics import Metrics
-from x2i_platform.serving.pinned import Pinned, pin_model
-from x2i_platform.serving.queue import Queue, QueueFullError
-from x2i_platform.serving.service import NoModelError, NoReplicaError, ReplicaLostError, Service, ShuttingDownError
-from x2i_platform.serving.travel import Drawing, Drawn, Wanted, Watcher
+from x2i_platform.serving.api import MAX_SEED
+from x2i_platform.serving.queue import QueueFullError
+from x2i_platform.serving.service import NoModelError, NoReplicaError, ReplicaLostError, ShuttingDownError
 
 
-class Replicas:
-    """A backend that draws nothing: it waits until it may, dies as often as it is told, and counts."""
-
-    def __init__(self, *, deaths: int = 0) -> None:
-        self.deaths, self.go = deaths, asyncio.Event()
-        self.drawings: list[Drawing] = []
-        self.at_work = 0
-
-    async def load(self, model: Pinned) -> None:
-        raise AssertionError
-
-    async def encode(self, wanted: Wanted) -> list[Any]:
-        if wanted.content == "unreadable":
-            raise InputError("it can't be read")
-        return ["conditioning"]
-
-    async def draw(self, drawing: Drawing, *, watcher: Watcher | None) -> Drawn:
-        self.drawings.append(drawing)
-        self.at_work += 1
-        try:
-            await self.go.wait()
-        finally:
-            self.at_work -= 1
-        if self.deaths:
-            self.deaths -= 1
-            raise ReplicaLostError
-        return Drawn(b"image", drawing.seed, None, 1, {"denoise": 1.0})
-
-    async def ready(self) -> str | None:
-        return None
-
-
-@pytest.fixture
-def offer(model_folder: Path) -> Offer:
-    return Offer(*pin_model(str(model_folder), tracking_uri=""))
-
-
-def service_of(offer: Offer, backend: Replicas, *, slots: int = 1, limit: int = 2) -> Service:
-    return Service(Catalogue([offer]), backend, queue=Queue(slots=slots, limit=limit), metrics=Metrics())
-
-
-def asked(prompt: str = "a", **fields: Any) -> GenerationRequest:
-    return GenerationRequest.model_validate({"prompt": prompt, **fields})
-
-
-async def test_a_request_is_one_drawing_an_image_with_consecutive_seeds(offer: Offer) -> None:
-    backend = Replicas()
+async def test_images_have_successive_seeds_and_one_conditioning(mini_recipe: Recipe) -> None:
+    service, backend = by_hand(mini_recipe)
     backend.go.set()
-    order = service_of(offer, backend).submit(asked(n=3, seed=2**63 - 2))
-    assert [each.seed for each in await order.work] == [2**63 - 2, 2**63 - 1, 0]
-    assert {each.facts["version"] for each in backend.drawings} == {offer.pinned.version}
-    random = service_of(offer, backend).submit(asked())
-    assert 0 <= random.seeds[0] < 2**32
-    await random.work
+    drawn = await service.submit(asked(n=3, seed=MAX_SEED)).work
+    assert [each.seed for each in drawn] == [MAX_SEED, 0, 1], "64 bits are all that a generator takes"
+    assert [each.image for each in drawn] == [b"image %d" % each.seed for each in drawn]
+    assert {each.conditioning for each in backend.drawings} == {f"conditioning {MAX_SEED}"}
+    first, second = (service.submit(asked()).seeds for _ in range(2))
+    assert first != second
 
 
-async def test_refusals_come_before_any_work(offer: Offer) -> None:
-    backend = Replicas()
-    service = service_of(offer, backend)
-    with pytest.raises(NoModelError, match="no model 'dall-e' here; this service has 'untrained'"):
-        service.submit(asked(model="dall-e"))
-    orders = [service.submit(asked()) for _ in range(3)]
-    await asyncio.sleep(0)
-    assert [order.place.position for order in orders] == [None, 0, 1]
+async def test_a_drawn_answer_is_each_seeds_own(mini_recipe: Recipe) -> None:
+    service, backend = by_hand(mini_recipe)
+    backend.go.set()
+    await service.submit(asked(n=2, seed=5, states="answer", answer={"temperature": 0.7})).work
+    assert [each.conditioning for each in backend.drawings] == ["conditioning 5", "conditioning 6"]
+    await service.submit(asked(n=2, seed=5, states="answer")).work
+    assert [each.conditioning for each in backend.drawings[2:]] == ["conditioning 5"] * 2, "a greedy one is shared"
+
+
+async def test_partial_images_are_drawn_for_streams_alone(mini_recipe: Recipe) -> None:
+    service, backend = by_hand(mini_recipe)
+    backend.go.set()
+    for stream in (True, False):
+        await service.submit(asked(stream=stream, partial_images=2)).work
+    assert [each.partial_images for each in backend.drawings] == [2, 0]
+
+
+async def test_what_is_refused_takes_no_place(mini_recipe: Recipe) -> None:
+    service, _ = by_hand(mini_recipe, slots=1, limit=1)
+    with pytest.raises(NoModelError, match=r"no model 'dall-e-3' here; this service has 'models:/toy@champion'"):
+        service.submit(asked(model="dall-e-3"))
+    working, waiting = service.submit(asked()), service.submit(asked(model="toy"))
+    assert (working.place.position, waiting.place.position) == (None, 0)
     with pytest.raises(QueueFullError):
         service.submit(asked())
+    await service.close()
+    assert (service.queue.working, len(service.queue)) == (0, 0)
+    with pytest.raises(ShuttingDownError):
+        service.submit(asked())
+
+
+async def test_places_move_up_as_others_finish_or_give_up(mini_recipe: Recipe) -> None:
+    service, backend = by_hand(mini_recipe, slots=1)
+    orders = [service.submit(asked(seed=seed)) for seed in range(4)]
+    assert [order.place.position for order in orders] == [None, 0, 1, 2]
+    await until(lambda: backend.at_work)
+    orders[1].work.cancel()
+    await until(orders[1].work.done)
+    assert [order.place.position for order in orders] == [None, None, 0, 1]
+    assert backend.at_work == 1
     backend.go.set()
-    await asyncio.gather(*(order.work for order in orders))
-    with pytest.raises(InputError, match="can't be read"):
-        await service.submit(asked("unreadable")).work
+    assert [drawn.seed for order in (orders[0], *orders[2:]) for drawn in await order.work] == [0, 2, 3]
+    assert service.metrics.cancels._value.get() == 1
+
+
+async def test_a_request_is_made_by_the_version_that_was_offered_when_it_came(mini_recipe: Recipe) -> None:
+    service, backend = by_hand(mini_recipe, slots=1)
+    old = [service.submit(asked()) for _ in range(2)]
+    service.catalogue.switch(toy(mini_recipe, version="models:/toy/2"))
+    new = service.submit(asked())
+    backend.go.set()
+    await asyncio.gather(*(order.work for order in (*old, new)))
+    assert [each.model.source for each in backend.wanted] == ["models:/toy/1", "models:/toy/1", "models:/toy/2"]
+    assert [each.facts["version"] for each in backend.drawings] == [each.model.source for each in backend.wanted]
+
+
+@pytest.mark.parametrize("stage", ["encode_failures", "draw_failures"])
+async def test_a_lost_replica_costs_a_second_attempt_and_two_are_none(mini_recipe: Recipe, stage: str) -> None:
+    service, backend = by_hand(mini_recipe)
+    backend.go.set()
+    failures = getattr(backend, stage)
+    failures.append(ReplicaLostError())
+    order = service.submit(asked())
+    assert [each.seed for each in await order.work] == list(order.seeds)
+    assert {each.seeds for each in backend.wanted} == {order.seeds}, "the second attempt makes the same image"
+    assert service.metrics.lost._value.get() == 1
+    failures.extend([ReplicaLostError(), ReplicaLostError()])
+    with pytest.raises(NoReplicaError):
+        await service.submit(asked()).work
+    assert not failures
+    assert service.queue.working == 0
+
+
+async def test_an_image_that_fails_ends_its_siblings_before_it_is_told(mini_recipe: Recipe) -> None:
+    service, backend = by_hand(mini_recipe)
+    backend.draw_failures.append(InputError("not this"))
+    with pytest.raises(InputError, match="not this"):
+        await service.submit(asked(n=4)).work
+    assert (len(backend.drawings), backend.at_work) == (4, 0)
+
+
+async def test_who_gives_up_before_the_first_step_gives_his_slot_back(mini_recipe: Recipe) -> None:
+    service, backend = by_hand(mini_recipe, slots=1)
+    service.submit(asked()).work.cancel()
+    backend.go.set()
+    assert await service.submit(asked()).work
+    assert len(backend.wanted) == 1
     assert (service.queue.working, len(service.queue)) == (0, 0)
 
 
-@pytest.mark.parametrize(("deaths", "succeeds"), [(1, True), (2, False)])
-async def test_a_replica_that_dies_costs_a_second_attempt(offer: Offer, deaths: int, succeeds: bool) -> None:
-    backend = Replicas(deaths=deaths)
+async def test_who_gives_up_as_his_turn_comes_holds_up_nobody(mini_recipe: Recipe) -> None:
+    service, backend = by_hand(mini_recipe, slots=1)
+    first, second, third = (service.submit(asked()) for _ in range(3))
+    await until(lambda: backend.at_work)
+    first.work.cancel()
+    second.work.cancel()
     backend.go.set()
-    order = service_of(offer, backend).submit(asked(seed=5))
-    if succeeds:
-        assert [each.seed for each in await order.work] == [5]
-    else:
-        with pytest.raises(NoReplicaError):
-            await order.work
-    assert [each.seed for each in backend.drawings] == [5, 5]
+    assert await third.work
+    began = time.monotonic()
+    await service.drain(grace_s=5)
+    assert time.monotonic() - began < 1, "none of them is left"
+    assert (service.queue.working, len(service.queue)) == (0, 0)
 
 
-async def test_giving_up_at_any_moment_leaves_nothing(offer: Offer) -> None:
-    backend = Replicas()
-    service = service_of(offer, backend, limit=9)
-    orders = [service.submit(asked(n=3)) for _ in range(3)]
-    orders[0].work.cancel()  # before its first step
-    await asyncio.sleep(0.01)
-    assert backend.at_work == 3
-    orders[1].work.cancel()  # at work
-    orders[2].work.cancel()  # waiting, or just begun
-    await asyncio.gather(*(order.work for order in orders), return_exceptions=True)
-    await asyncio.sleep(0)
-    assert (backend.at_work, service.queue.working, len(service.queue)) == (0, 0, 0)
-    assert service.metrics.cancels._value.get() == 3
-
-
-async def test_stopping_finishes_what_it_can_and_ends_the_rest(offer: Offer) -> None:
-    backend = Replicas()
-    service = service_of(offer, backend)
-    orders = [service.submit(asked()) for _ in range(2)]
-    draining = asyncio.create_task(service.drain(grace_s=0.2))
-    await asyncio.sleep(0.01)
+async def test_a_service_that_stops_finishes_what_it_can_and_ends_the_rest(mini_recipe: Recipe) -> None:
+    service, backend = by_hand(mini_recipe)
+    quick = service.submit(asked())
+    draining = asyncio.create_task(service.drain(grace_s=5))
+    await until(lambda: backend.at_work)
     with pytest.raises(ShuttingDownError):
         service.submit(asked())
+    backend.go.set()
     await draining
-    assert not any(order.work.done() for order in orders), "the time was too short"
+    assert quick.work.done()
+
+    service, backend = by_hand(mini_recipe, slots=1)
+    orders = [service.submit(asked()) for _ in range(2)]
+    await until(lambda: backend.at_work)
+    await service.drain(grace_s=0.1)
+    assert not any(order.work.done() for order in orders), "its time is over"
     await service.close()
     assert all(order.work.cancelled() for order in orders)
-    assert backend.at_work == 0
-
-    backend = Replicas()
-    service = service_of(offer, backend)
-    order = service.submit(asked())
-    backend.go.set()
-    await service.drain(grace_s=20)
-    assert order.work.done() and not order.work.cancelled()
+    assert (backend.at_work, service.queue.working) == (0, 0)

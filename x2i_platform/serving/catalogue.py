@@ -62,7 +62,10 @@ class Follower:
         """Look at every alias again and again, until cancelled."""
         while True:
             await asyncio.sleep(self._every_s)
-            await self.look()
+            try:
+                await self.look()
+            except Exception:  # such as a replica that dies while it loads: aliases are followed as long as we serve
+                log.exception("looking at the aliases failed")
 
     async def look(self) -> None:
         """Look at every alias once, and switch where one moved."""

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from x2i_platform.config import GenerateConfig, TeacherConfig
+from x2i_platform.errors import InputError
 from x2i_platform.generation.encoder import Encoded
 from x2i_platform.generation.generator import draw
 from x2i_platform.generation.provenance import image_bytes
@@ -27,7 +28,7 @@ from x2i_platform.serving.travel import Drawing, Drawn, Progress, Watcher
 
 Finish = Callable[[Image.Image, Mapping[str, Any]], Image.Image]
 """What every image goes through before it becomes a file, with how it was made: a safety checker, which raises
-InputError, or a watermark. Off by default."""
+InputError, or a watermark. Partial images go through it too; one that it refuses is not shown. Off by default."""
 
 
 @dataclass(eq=False)
@@ -74,16 +75,16 @@ class Denoiser:
         return Drawn(image, drawing.seed, drawing.conditioning.answer, raw.batch_size, seconds)
 
     def _file(self, image: Image.Image, drawing: Drawing) -> bytes:
-        how = {"seed": drawing.seed, **drawing.facts, **drawing.settings.model_dump()}
-        if self._finish:
-            image = self._finish(image, {"prompt": drawing.prompt, **how})
         return image_bytes(
-            image,
+            self._finished(image, drawing),
             prompt=drawing.prompt,
-            how=how,
+            how=_how(drawing),
             answer=drawing.conditioning.answer,
             output_format=drawing.output_format,
         )
+
+    def _finished(self, image: Image.Image, drawing: Drawing) -> Image.Image:
+        return self._finish(image, {"prompt": drawing.prompt, **_how(drawing)}) if self._finish else image
 
     def _draw(self, tickets: Sequence[Ticket[_Job, _Raw]]) -> list[_Raw]:
         """Draw a batch, in the batcher's thread. Raises NobodyWaitsError as soon as all are cancelled."""
@@ -95,7 +96,7 @@ class Denoiser:
                 raise NobodyWaitsError
             for row, ticket in enumerate(tickets):
                 if ticket.item.watcher and not ticket.cancelled:
-                    ticket.item.watcher(_progress(ticket.item.drawing, step, steps, preview=preview, row=row))
+                    ticket.item.watcher(self._progress(ticket.item.drawing, step, steps, preview=preview, row=row))
 
         images = draw(
             self.images,
@@ -107,6 +108,17 @@ class Denoiser:
         denoise_s = time.monotonic() - began
         waits = [began - ticket.item.asked_at for ticket in tickets]
         return [_Raw(image, len(tickets), wait_s, denoise_s) for image, wait_s in zip(images, waits, strict=True)]
+
+    def _progress(self, drawing: Drawing, step: int, steps: int, *, preview: Preview, row: int) -> Progress:
+        shown = partial_steps(steps, count=drawing.partial_images)
+        if step not in shown:
+            return Progress(drawing.seed, step, steps)
+        try:
+            image = self._finished(preview(row), drawing)
+        except InputError:  # what the image is in the end is judged when it is there
+            return Progress(drawing.seed, step, steps)
+        partial = image_bytes(image, prompt=drawing.prompt, how=None, output_format=drawing.output_format)
+        return Progress(drawing.seed, step, steps, partial=partial, index=shown.index(step))
 
 
 def partial_steps(steps: int, *, count: int) -> list[int]:
@@ -120,16 +132,12 @@ def partial_steps(steps: int, *, count: int) -> list[int]:
     return [first + (room * number) // count for number in range(count)] if count > 0 else []
 
 
+def _how(drawing: Drawing) -> dict[str, Any]:
+    return {"seed": drawing.seed, **drawing.facts, **drawing.settings.model_dump()}
+
+
 def _alike(job: _Job) -> Hashable:
     """What images must have in common to share their steps."""
     settings = job.drawing.settings
     size = (settings.width, settings.height, settings.num_inference_steps, settings.guidance)
     return (*size, len(job.drawing.conditioning.prompt_embeds_TE))
-
-
-def _progress(drawing: Drawing, step: int, steps: int, *, preview: Preview, row: int) -> Progress:
-    shown = partial_steps(steps, count=drawing.partial_images)
-    if step not in shown:
-        return Progress(drawing.seed, step, steps)
-    partial = image_bytes(preview(row), prompt=drawing.prompt, how=None, output_format=drawing.output_format)
-    return Progress(drawing.seed, step, steps, partial=partial, index=shown.index(step))

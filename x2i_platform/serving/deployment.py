@@ -142,9 +142,12 @@ def load_finish(name: str | None) -> Finish | None:
         return None
     module, _, function = name.partition(":")
     try:
-        return cast(Finish, getattr(importlib.import_module(module), function))
-    except (ImportError, AttributeError, ValueError) as error:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError(f"finish '{name}' can't be imported ({error}); give package.module:function") from None
+    if not callable(found):
+        raise ConfigError(f"finish '{name}' is no function but of type {type(found).__name__}")
+    return cast(Finish, found)
 
 
 def _range(text: str | int) -> tuple[int, int]:

@@ -44,7 +44,7 @@ class PromptEncoder:
         self._tracking_uri = tracking_uri
         self._base = Encoder.load(fetch(model, tracking_uri=tracking_uri), device=device)
         self._encoders: OrderedDict[str, Encoder] = OrderedDict({model.digest: self._base})
-        self._loading = threading.Lock()
+        self._loading, self._changing = threading.Lock(), threading.Lock()
         self._batcher: Batcher[_Job, Encoded] = Batcher(self._encode, key=_alike, max_size=max_batch)
         self.cache = Cache(CACHE_BYTES)
         self._warm(self._base)
@@ -52,14 +52,14 @@ class PromptEncoder:
     def load(self, model: Pinned) -> Encoder:
         """Load a model's AlignNet beside the others and run it once. Raises WeightsError or RegistryError."""
         with self._loading:
-            if model.digest in self._encoders:
-                self._encoders.move_to_end(model.digest)
-                return self._encoders[model.digest]
+            if loaded := self._loaded(model):
+                return loaded
             encoder = self._base.beside(fetch(model, tracking_uri=self._tracking_uri))
             self._warm(encoder)
-            self._encoders[model.digest] = encoder
-            while len(self._encoders) > MAX_ALIGNNETS:
-                self._encoders.popitem(last=False)
+            with self._changing:
+                self._encoders[model.digest] = encoder
+                while len(self._encoders) > MAX_ALIGNNETS:
+                    self._encoders.popitem(last=False)
             return encoder
 
     async def encode(self, wanted: Wanted) -> list[Encoded]:
@@ -72,15 +72,21 @@ class PromptEncoder:
         found = [self.cache.get(key) for key in keys]
         missing = [row for row, encoded in enumerate(found) if encoded is None]
         if missing:
-            encoder = self._encoders.get(wanted.model.digest)
-            if encoder is None:
-                encoder = await asyncio.to_thread(self.load, wanted.model)
+            encoder = self._loaded(wanted.model) or await asyncio.to_thread(self.load, wanted.model)
             prompt = await asyncio.to_thread(_prompt, wanted, encoder)
             jobs = [_Job(encoder, prompt, seeds[row], wanted.settings) for row in missing]
             for row, encoded in zip(missing, await asyncio.gather(*map(self._batcher.run, jobs)), strict=True):
                 self.cache.put(keys[row], encoded)
                 found[row] = encoded
         return [encoded for encoded in found if encoded is not None]
+
+    def _loaded(self, model: Pinned) -> Encoder | None:
+        """A model's encoder if it is loaded, which is then the last that was used. Doesn't wait for one that loads."""
+        with self._changing:
+            encoder = self._encoders.get(model.digest)
+            if encoder:
+                self._encoders.move_to_end(model.digest)
+            return encoder
 
     def _encode(self, tickets: Sequence[Ticket[_Job, Encoded]]) -> list[Encoded]:
         jobs = [ticket.item for ticket in tickets]

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from pydantic import TypeAdapter
+
 from x2i_platform.errors import X2IError
 from x2i_platform.files import publish
 from x2i_platform.serving.api import GenerationRequest, error_body, response_body
@@ -67,6 +69,9 @@ class Job:
         return shown | times
 
 
+RECORD = TypeAdapter(Job)
+
+
 class Jobs:
     """The jobs of a service."""
 
@@ -74,7 +79,8 @@ class Jobs:
         """Read the records of a folder. Those that an earlier service left unfinished become failed."""
         self.service, self.folder = service, folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._jobs = {job.id: job for job in map(_read, sorted(folder.glob("job_*.json"))) if job}
+        found = [job for job in map(_read, folder.glob("job_*.json")) if job]
+        self._jobs = {job.id: job for job in sorted(found, key=lambda job: job.created_at)}
         self._orders: dict[str, Order] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         for job in self._jobs.values():
@@ -97,8 +103,13 @@ class Jobs:
             created_at=time.time(),
         )
         self._forget_old()
+        try:
+            self._write(job)
+        except OSError:
+            order.work.cancel()
+            raise
         self._jobs[job.id], self._orders[job.id] = job, order
-        self._write(job)
+        order.place.turn.add_done_callback(lambda turn: turn.cancelled() or _start(job))
         self._tasks[job.id] = asyncio.create_task(self._run(job, order))
         self._tasks[job.id].add_done_callback(lambda _: self._ended(job, order))
         return job
@@ -123,12 +134,12 @@ class Jobs:
 
     async def cancel(self, job: Job) -> None:
         """Cancel a job, between denoising steps if it runs; forget one that is finished."""
-        task = self._tasks.get(job.id)
-        if task is None:
+        was_finished = job.finished
+        if task := self._tasks.get(job.id):
+            task.cancel()
+            await asyncio.wait({task})
+        if was_finished:
             self._forget(job)
-            return
-        task.cancel()
-        await asyncio.wait({task})
 
     async def close(self) -> None:
         """End all jobs that are not finished as failed, because the service stops."""
@@ -179,7 +190,7 @@ class Jobs:
                 self._forget(job)
 
     def _forget(self, job: Job) -> None:
-        del self._jobs[job.id]
+        self._jobs.pop(job.id, None)
         self._result(job).unlink(missing_ok=True)
         (self.folder / f"{job.id}.json").unlink(missing_ok=True)
 
@@ -187,14 +198,22 @@ class Jobs:
 def _watch(job: Job, behind: dict[int, int], progress: Progress) -> None:
     """Note the step of an image. `behind` holds the steps of each of the job's images, by seed."""
     behind[progress.seed] = progress.step
-    job.status, job.step = "running", min(behind.values())
-    job.started_at = job.started_at or time.time()
+    job.step = min(behind.values())
+
+
+def _start(job: Job) -> None:
+    """Note that it is at work, unless it ended meanwhile."""
+    if not job.finished:
+        job.status, job.started_at = "running", time.time()
 
 
 def _read(path: Path) -> Job | None:
     """A record; None for a file that isn't one, which is left alone."""
     try:
-        return Job(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        job = RECORD.validate_json(path.read_bytes())
+    except (OSError, ValueError):
+        job = None
+    if job is None or job.id != path.stem:  # the record of another job would be forgotten with that one's files
         log.warning("%s is no record of a job", path.name)
         return None
+    return job

@@ -66,4 +66,5 @@ class Queue:
 
     def _admit(self, place: Place) -> None:
         self.working += 1
-        place.turn.set_result(None)
+        if not place.turn.done():  # given up in this very moment: `leave` follows
+            place.turn.set_result(None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -12,37 +11,35 @@ import schemathesis
 from schemathesis.generation import GenerationMode
 
 from tests.serving import local_service
+from tests.serving.by_hand import by_hand
 from tests.serving.http.test_schema import ask
 from tests.serving.line_runner import LineRunner
 from tests.serving.local_service import Parts, Running
-from tests.serving.test_service import Replicas
+from x2i_platform.config import Recipe
 from x2i_platform.serving.batches import Batches
-from x2i_platform.serving.catalogue import Catalogue, Offer
 from x2i_platform.serving.files import FileStore
 from x2i_platform.serving.http.app import make_app
 from x2i_platform.serving.http.guards import GuardConfig, guarded
 from x2i_platform.serving.jobs import Jobs
-from x2i_platform.serving.metrics import Metrics
-from x2i_platform.serving.pinned import pin_model
-from x2i_platform.serving.queue import Queue
-from x2i_platform.serving.service import Service
 
 ROUTES = 18
 """Routes and methods of the document, at least: none may be left out."""
 
 
 @pytest.fixture(scope="module")
-def served(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def served(mini_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     state = tmp_path_factory.mktemp("state")
 
     def make() -> Parts:
-        backend = Replicas()
+        service, backend = by_hand(mini_recipe, limit=64)
         backend.go.set()
-        catalogue = Catalogue([Offer(*pin_model(str(model_folder), tracking_uri=""))])
-        service = Service(catalogue, backend, queue=Queue(slots=8, limit=64), metrics=Metrics())
         jobs = Jobs(service, folder=state / "jobs")
         batches = Batches(
-            FileStore(state / "files"), LineRunner([]), folder=state / "batches", find=catalogue.pinned, poll_s=0.05
+            FileStore(state / "files"),
+            LineRunner([]),
+            folder=state / "batches",
+            find=service.catalogue.pinned,
+            poll_s=0.05,
         )
         return Parts(service, jobs, guarded(make_app(service, jobs, batches=batches), GuardConfig()))
 

@@ -14,11 +14,25 @@ class Counted:
         self.app, self.metrics = app, metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        def count(status: int) -> None:
+            # The route's template, not the path: ids would make a series each.
+            self.metrics.answers.labels(getattr(scope.get("route"), "path", "none"), status).inc()
+
         async def counted(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
-                # The route's template, not the path: ids would make a series each.
-                route = getattr(scope.get("route"), "path", "none")
-                self.metrics.answers.labels(route, message["status"]).inc()
+                begun = True
+                count(message["status"])
             await send(message)
 
-        await self.app(scope, receive, counted if scope["type"] == "http" else send)
+        try:
+            await self.app(scope, receive, counted)
+        except Exception:
+            if not begun:  # what becomes of it is answered outside of here
+                count(500)
+            raise

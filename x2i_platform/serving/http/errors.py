@@ -8,9 +8,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from x2i_platform.errors import ConfigError, InputError
 from x2i_platform.serving.api import error_body, validation_body
@@ -18,6 +19,8 @@ from x2i_platform.serving.queue import QueueFullError
 from x2i_platform.serving.service import NoModelError, NoReplicaError, ShuttingDownError
 
 RETRY_AFTER_S = 5
+CLIENT_GONE = 499
+"""What logs and figures call an answer that nobody waited for; the number is nginx'."""
 log = logging.getLogger(__name__)
 
 
@@ -83,6 +86,10 @@ def install(api: FastAPI) -> None:
     @api.exception_handler(ValidationError)
     async def invalid(_: Request, error: RequestValidationError | ValidationError) -> JSONResponse:
         return JSONResponse(validation_body(error.errors()[0]), status_code=400)
+
+    @api.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> Response:
+        return Response(status_code=CLIENT_GONE)
 
     @api.exception_handler(HTTPException)
     async def no_such_route(_: Request, error: HTTPException) -> JSONResponse:

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from x2i_platform.generation.content import MAX_BYTES
 from x2i_platform.serving.api import (
@@ -68,6 +69,20 @@ def make_router(service: Service) -> APIRouter:
     return router
 
 
+class EventStream(StreamingResponse):
+    """Server-sent events of an order. However they end, also before the first, its work ends with them."""
+
+    def __init__(self, events: AsyncIterator[bytes], order: Order) -> None:
+        super().__init__(events, media_type="text/event-stream")
+        self._order = order
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._order.work.cancel()
+
+
 async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
     """The result of some work, which is cancelled if the client goes away. Raises ClientDisconnect then."""
     task, gone = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(request))
@@ -97,7 +112,7 @@ async def _answer(service: Service, body: GenerationRequest, *, request: Request
         order.work.add_done_callback(lambda _: events.put_nowait(None))
         # What goes wrong before the first step has a status of its own; after it, an answer has begun.
         first = await while_connected(request, _first(order, events))
-        return StreamingResponse(_events(order, first, events, kind=kind), media_type="text/event-stream")
+        return EventStream(_events(order, first, events, kind=kind), order)
     order = service.submit(body)
     _note(request, order)
     drawn = await while_connected(request, order.work)
@@ -122,7 +137,7 @@ async def _first(order: Order, events: asyncio.Queue[Progress | None]) -> Progre
 async def _events(
     order: Order, first: Progress | None, events: asyncio.Queue[Progress | None], *, kind: str
 ) -> AsyncIterator[bytes]:
-    """Partial images as they come, then the images, or an error. Who stops reading cancels the work."""
+    """Partial images as they come, then the images, or an error."""
     shared: dict[str, Any] = {"kind": kind, "request": order.request, "size": order.size}
     progress = first
     try:
@@ -136,8 +151,6 @@ async def _events(
             yield _event(completed_event(drawn, **shared, facts=order.offer.pinned.facts))
     except Exception as error:  # noqa: BLE001 - the answer has begun, so whatever it is can only be an event
         yield _event({"type": "error", **as_answer(error).body})
-    finally:
-        order.work.cancel()
 
 
 def _event(data: Mapping[str, Any]) -> bytes:

@@ -49,10 +49,8 @@ def make_router(jobs: Jobs) -> APIRouter:
     @router.get("/{job_id}/result")
     async def result(job_id: str, request: Request) -> Response:
         """The images, as `/v1/images/generations` answers."""
-        found = find(job_id, request)
-        if found.status != "succeeded":
-            raise ApiError(409, f"job {found.id} is {found.status}; it has no result", code="no_result")
-        return Response(await asyncio.to_thread(jobs.result, found), media_type="application/json")
+        content = await asyncio.to_thread(_result, jobs, find(job_id, request))
+        return Response(content, media_type="application/json")
 
     @router.delete("/{job_id}")
     async def cancel(job_id: str, request: Request) -> dict[str, Any]:
@@ -62,3 +60,13 @@ def make_router(jobs: Jobs) -> APIRouter:
         return found.body()
 
     return router
+
+
+def _result(jobs: Jobs, job: Job) -> bytes:
+    """A job's answer. Raises ApiError if there is none, or none any more."""
+    if job.status != "succeeded":
+        raise ApiError(409, f"job {job.id} is {job.status}; it has no result", code="no_result")
+    try:
+        return jobs.result(job)
+    except OSError:  # it was forgotten meanwhile, or somebody tidied up
+        raise ApiError(404, f"the result of job {job.id} is gone", code="not_found") from None
