@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from x2i_platform.config import Recipe
 from x2i_platform.serving.api import GenerationRequest
@@ -27,6 +28,7 @@ class ByHand:
         self.encode_failures: deque[Exception] = deque()
         self.wanted: list[Wanted] = []
         self.drawings: list[Drawing] = []
+        self.watchers: list[Watcher] = []
         self.at_work = 0
 
     async def load(self, model: Pinned) -> None:
@@ -43,6 +45,7 @@ class ByHand:
         self.at_work += 1
         try:
             if watcher:
+                self.watchers.append(watcher)
                 watcher(Progress(drawing.seed, 1, drawing.settings.num_inference_steps))
             if self.draw_failures:
                 raise self.draw_failures.popleft()
@@ -72,9 +75,8 @@ def asked(prompt: str = "a red circle", **fields: object) -> GenerationRequest:
     return GenerationRequest.model_validate({"prompt": prompt, **fields})
 
 
-async def until(condition: object) -> None:
+async def until(condition: Callable[[], object]) -> None:
     """Wait until a function returns what is true."""
-    assert callable(condition)
     async with asyncio.timeout(WAIT_S):
         while not condition():
             await asyncio.sleep(0.001)

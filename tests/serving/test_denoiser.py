@@ -153,7 +153,12 @@ async def test_a_watcher_sees_every_step_but_the_last_and_partial_images_that_co
     drawing = Drawing(encoded, 3, slower, prompt="a", facts=FACTS, output_format="webp", partial_images=3)
     told: list[Progress] = []
     here = threading.get_ident()
-    drawn = await denoiser.draw(drawing, watcher=lambda each: (told.append(each), here_or_fail(here))[0])
+
+    def watch(progress: Progress) -> None:
+        assert threading.get_ident() == here, "watchers are called in the event loop"
+        told.append(progress)
+
+    drawn = await denoiser.draw(drawing, watcher=watch)
     assert [(each.seed, each.step, each.steps) for each in told] == [(3, step, 8) for step in range(1, 8)]
     partials = [each for each in told if each.partial]
     assert [(each.step, each.index) for each in partials] == [(2, 0), (4, 1), (6, 2)]
@@ -163,10 +168,6 @@ async def test_a_watcher_sees_every_step_but_the_last_and_partial_images_that_co
     away = [np.abs(np.asarray(each, "f4") - np.asarray(final, "f4")).mean() for each in pictures]
     assert away == sorted(away, reverse=True)
     assert away[-1] < away[0]
-
-
-def here_or_fail(thread: int) -> None:
-    assert threading.get_ident() == thread, "watchers are called in the event loop"
 
 
 async def test_an_image_cancelled_alone_stops_between_two_steps(
@@ -197,8 +198,8 @@ async def test_an_image_cancelled_in_company_is_told_nothing_and_disturbs_nobody
         while not batches:
             await asyncio.sleep(0.001)
         tasks = [
-            asyncio.create_task(denoiser.draw(each, watcher=lambda step, row=row: told[row].append(step.step)))
-            for row, each in enumerate(drawings)
+            asyncio.create_task(denoiser.draw(each, watcher=lambda step: told[step.seed].append(step.step)))
+            for each in drawings
         ]
         await asyncio.sleep(0.01)
     while not told[1]:

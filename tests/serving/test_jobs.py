@@ -50,15 +50,11 @@ async def test_a_job_is_queued_runs_and_succeeds(mini_recipe: Recipe, tmp_path: 
 
 
 async def test_a_job_is_as_far_as_the_image_that_is_furthest_behind(mini_recipe: Recipe, tmp_path: Path) -> None:
-    service, backend = by_hand(mini_recipe)
-    jobs = Jobs(service, folder=tmp_path)
-    watchers = []
-    submit = service.submit
-    service.submit = lambda request, *, watcher: (watchers.append(watcher), submit(request, watcher=watcher))[1]  # type: ignore[method-assign]
+    jobs, backend = kept(mini_recipe, tmp_path)
     job = jobs.submit(asked(n=2, seed=7), owner="")
-    await until(lambda: len(backend.drawings) == 2)
+    await until(lambda: len(backend.watchers) == 2)
     for seed, step, furthest in ((7, 9, 1), (8, 4, 4), (7, 10, 4), (8, 12, 10)):
-        watchers[0](Progress(seed, step, 28))
+        backend.watchers[0](Progress(seed, step, 28))
         assert job.step == furthest
     await jobs.cancel(job)
 
@@ -148,7 +144,7 @@ async def test_a_stopping_service_hands_jobs_back_as_failed(mini_recipe: Recipe,
     await until(lambda: backend.at_work)
     closing = asyncio.create_task(jobs.close())
     await asyncio.sleep(0)
-    module._watch(handed[0], {}, Progress(1, 2, 28))  # a step that was on its way
+    backend.watchers[0](Progress(1, 2, 28))  # a step that was on its way
     await closing
     for job in handed:
         assert (job.status, record(job, tmp_path)["status"]) == ("failed", "failed")

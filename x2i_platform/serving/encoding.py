@@ -72,7 +72,9 @@ class PromptEncoder:
         found = [self.cache.get(key) for key in keys]
         missing = [row for row, encoded in enumerate(found) if encoded is None]
         if missing:
-            encoder = self._loaded(wanted.model) or await asyncio.to_thread(self.load, wanted.model)
+            encoder = self._loaded(wanted.model)
+            if encoder is None:
+                encoder = await asyncio.to_thread(self.load, wanted.model)
             prompt = await asyncio.to_thread(_prompt, wanted, encoder)
             jobs = [_Job(encoder, prompt, seeds[row], wanted.settings) for row in missing]
             for row, encoded in zip(missing, await asyncio.gather(*map(self._batcher.run, jobs)), strict=True):

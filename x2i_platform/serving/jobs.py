@@ -109,7 +109,7 @@ class Jobs:
             order.work.cancel()
             raise
         self._jobs[job.id], self._orders[job.id] = job, order
-        order.place.turn.add_done_callback(lambda turn: turn.cancelled() or _start(job))
+        order.place.turn.add_done_callback(lambda turn: _start(job, turn))
         self._tasks[job.id] = asyncio.create_task(self._run(job, order))
         self._tasks[job.id].add_done_callback(lambda _: self._ended(job, order))
         return job
@@ -201,9 +201,9 @@ def _watch(job: Job, behind: dict[int, int], progress: Progress) -> None:
     job.step = min(behind.values())
 
 
-def _start(job: Job) -> None:
-    """Note that it is at work, unless it ended meanwhile."""
-    if not job.finished:
+def _start(job: Job, turn: asyncio.Future[None]) -> None:
+    """Note that it is at work, unless it was given up before or ended meanwhile."""
+    if not turn.cancelled() and not job.finished:
         job.status, job.started_at = "running", time.time()
 
 

@@ -69,7 +69,7 @@ def make_router(service: Service) -> APIRouter:
     return router
 
 
-class EventStream(StreamingResponse):
+class EventStream(StreamingResponse):  # type: ignore[misc]  # mypy doesn't read starlette's types
     """Server-sent events of an order. However they end, also before the first, its work ends with them."""
 
     def __init__(self, events: AsyncIterator[bytes], order: Order) -> None:
