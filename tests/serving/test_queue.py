@@ -41,3 +41,14 @@ async def test_who_gives_up_while_waiting_takes_no_slot() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == ["a", "c", "d"]
     assert (queue.working, len(queue)) == (0, 0)
+
+
+async def test_a_slot_that_falls_to_one_that_has_just_given_up_goes_on() -> None:
+    queue = Queue(slots=1, limit=5)
+    working, gone, last = (queue.enter() for _ in range(3))
+    gone.turn.cancel()  # a task's cancelling does this at once; the task itself leaves some turns of the loop later
+    queue.leave(working)
+    queue.leave(gone)
+    assert last.turn.done()
+    queue.leave(last)
+    assert (queue.working, len(queue)) == (0, 0)

@@ -66,4 +66,5 @@ class Queue:
 
     def _admit(self, place: Place) -> None:
         self.working += 1
-        place.turn.set_result(None)
+        if not place.turn.cancelled():  # else whoever it was has given up just now, and is about to leave
+            place.turn.set_result(None)
