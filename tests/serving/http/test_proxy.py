@@ -10,11 +10,9 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.testclient import TestClient
-from ray._common.utils import import_attr
-from ray.serve._private.constants import RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH
 from ray.serve._private.http_util import RequestIdMiddleware
 
-from x2i_platform.serving.http.proxy import CALLBACK, VARIABLE, Rails, rails
+from x2i_platform.serving.http.proxy import CALLBACK, VARIABLE, Rails
 
 
 @pytest.fixture
@@ -75,4 +73,3 @@ def test_ray_serve_finds_and_takes_the_function() -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.stdout.split("\n")[-2:-1] == ["BoundedHeads ['Rails']"], done.stderr
-    assert RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH is None and import_attr(CALLBACK) is rails
