@@ -27,6 +27,7 @@ from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.registry import models, tracking
 from x2i_platform.serving.app import build
 from x2i_platform.serving.deployment import Deployment
+from x2i_platform.serving.http import proxy
 from x2i_platform.serving.keys import require_keys
 
 APPLICATION = "x2i-platform"
@@ -73,6 +74,7 @@ def run(
     recipe = read_recipe(models.resolve(deployment.model[0], tracking_uri=uri))
     demand = _demand(deployment, recipe)
     placed = {**arguments, "model": [_placed(model) for model in deployment.model], "tracking_uri": uri}
+    os.environ.setdefault(proxy.VARIABLE, proxy.CALLBACK)  # for processes of a cluster that is started here
     with (
         _leaving_within(endpoint.grace_s + EXIT_MARGIN_S) as told_to_stop,
         ray_session(address, demand=demand),

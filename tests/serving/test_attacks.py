@@ -16,6 +16,7 @@ from tests.serving import attackers
 from tests.serving.attackers import Target, Watched
 from tests.serving.malformed import malformed, wrong_with
 from tests.serving.test_app import wait_until_ready
+from x2i_platform.serving.http.heads import HEAD_TIMEOUT_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MB = 1024**2
@@ -79,7 +80,7 @@ def test_a_bomb_and_endless_headers_are_refused(process: tuple[int, int]) -> Non
 
 
 def test_slow_headers_hold_a_socket_each_and_nobody_up(process: tuple[int, int]) -> None:
-    """Ray Serve's HTTP server has no time limit for headers; what waits for them is small."""
+    """What waits for them is small."""
     pid, port = process
     target = Target(port)
     with Watched(pid) as memory, contextlib.ExitStack() as stack:
@@ -88,6 +89,12 @@ def test_slow_headers_hold_a_socket_each_and_nobody_up(process: tuple[int, int])
             connection.sendall(target.head(IMAGES)[:-10])
         assert httpx.post(f"http://127.0.0.1:{port}{IMAGES}", json={"prompt": "a"}, timeout=60).status_code == 200
     assert memory.grown < FLAT
+
+
+def test_headers_that_do_not_come_are_given_up(process: tuple[int, int]) -> None:
+    outcome = attackers.slow_head(Target(process[1]), every_s=0.5, seconds=3 * HEAD_TIMEOUT_S)
+    assert (outcome.status, outcome.closed) == (408, True)
+    assert outcome.seconds < HEAD_TIMEOUT_S + 10
 
 
 def test_wrong_requests_are_refused_and_the_service_goes_on(process: tuple[int, int]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from http.client import HTTPResponse
@@ -15,7 +13,6 @@ import pytest
 from tests.serving import attackers
 from tests.serving.attackers import Watched
 from tests.serving.http.small_server import SmallServer, small_server
-from x2i_platform.serving.http.heads import CALLBACK
 
 MB = 1024**2
 FLAT = 16 * MB
@@ -76,13 +73,3 @@ def test_bodies_are_no_heads(server: SmallServer) -> None:
         assert answered(connection) == (200, b'{"bytes":200000}')
         connection.sendall(target.head("/health", method="GET")[20:])
         assert answered(connection)[0] == 200
-
-
-def test_the_function_that_ray_serve_calls_is_there_and_changes_what_uvicorn_starts() -> None:
-    module, _, function = CALLBACK.rpartition(".")
-    code = (
-        f"import uvicorn; from {module} import {function} as call; assert call() == []; "
-        "config = uvicorn.Config(lambda: None, factory=True); config.load(); print(config.http_protocol_class.__name__)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "BoundedHeads"

@@ -1,8 +1,7 @@
 """Heads of requests that come to an end: what no application sees, because it is called after the head.
 
 uvicorn on httptools keeps whatever headers arrive, for as long as it takes: 200 MB of headers took 200 MB of memory.
-Here a connection is closed whose head is too long, or isn't there in time. Ray Serve's proxy, which starts uvicorn
-itself, is told by an environment variable that its processes must have: `VARIABLE=CALLBACK`.
+Here a connection is closed whose head is too long, or isn't there in time.
 """
 
 from __future__ import annotations
@@ -12,9 +11,6 @@ import asyncio
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
-"""Ray Serve calls the function that this names in each proxy's process, before it starts uvicorn."""
-CALLBACK = f"{__name__}.bound_heads"
 HEAD_TIMEOUT_S = 20.0
 """Seconds from a connection, or the first byte of its next request, to the end of the head."""
 MAX_HEAD_BYTES = 64 * 1024
@@ -80,7 +76,6 @@ class BoundedHeads(HttpToolsProtocol):
             self.transport.close()
 
 
-def bound_heads() -> list[object]:
-    """Have every uvicorn of this process bound its heads. Returns no middlewares, which Ray Serve asks for."""
+def bound_heads() -> None:
+    """Have every uvicorn that starts in this process bound its heads."""
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{BoundedHeads.__name__}"
-    return []
