@@ -26,6 +26,7 @@ from x2i_platform.models.alignnet import AlignNet
 from x2i_platform.models.model_folder import load_alignnet, read_recipe, save_alignnet
 from x2i_platform.recipes import override
 from x2i_platform.serving import encoding as module
+from x2i_platform.serving import pinned
 from x2i_platform.serving.encoding import Cache, PromptEncoder
 from x2i_platform.serving.pinned import Pinned, pin_model
 from x2i_platform.serving.travel import Wanted
@@ -192,7 +193,7 @@ async def test_prompts_are_read_by_the_old_version_while_a_new_one_loads(
     encoder: PromptEncoder, versions: list[Pinned], settings: GenerateConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go, began = threading.Event(), threading.Event()
-    fetch = module.fetch
+    fetch = pinned.fetch
 
     def slow(*args: Any, **others: Any) -> Path:
         began.set()
