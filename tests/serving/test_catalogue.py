@@ -140,14 +140,17 @@ async def test_what_needs_another_mllm_stays_away_and_is_said_once(
     registry: Registry, mini_recipe: Recipe, caplog: pytest.LogCaptureFixture
 ) -> None:
     follower, loader = following(registry)
-    registry.add(override(mini_recipe, ["mllm.model=mini:random-internvl"]))
+    registry.add(override(mini_recipe, ["mllm.max_tokens=99"]))
     registry.point(3)
     with caplog.at_level(logging.WARNING, logger="x2i_platform.serving.catalogue"):
         for _ in range(3):
             await follower.look()
     assert (served(follower), loader.loaded) == ("models:/mini/1", [])
     [problem] = follower.problems.values()
-    assert problem.startswith(f"model '{ALIAS}' can't share this service's MLLM and DiT: mllm")
+    assert problem == (
+        f"model '{ALIAS}' can't share this service's MLLM and DiT: mllm.max_tokens: 128 in the service, 99 asked for; "
+        "serve it apart"
+    )
     assert [record.getMessage() for record in caplog.records] == [f"{ALIAS} stays at models:/mini/1: {problem}"]
     registry.point(1)
     await follower.look()

@@ -85,6 +85,12 @@ def test_keys_are_required_unless_it_is_said_that_nobody_needs_one(tmp_path: Pat
     assert "k" * 40 not in repr(guard), "the key itself is not kept"
 
 
+def test_keys_come_from_their_file_and_the_environment_alone() -> None:
+    environment = {"X2I_API_KEYS": f"team {'k' * 40}"}
+    [key] = Deployment.of({"model": MODEL, "guards": {"keys": []}}).guard(environment).keys
+    assert key.name == "team"
+
+
 @pytest.mark.parametrize(
     ("guards", "message"),
     [

@@ -150,6 +150,8 @@ def test_who_goes_away_leaves_nothing_running(served: Running, http: httpx.Clien
         time.sleep(0.05)
     assert served.call(lambda: (served.parts.service.queue.working, len(served.parts.service.queue))) == (0, 0)
     assert served.parts.service.metrics.cancels._value.get() >= cancels + 20
+    gone = served.parts.service.metrics.answers.labels(ROUTE, 499)._value.get()
+    assert gone >= 20, "that somebody went is no error of the service"
     began = time.monotonic()
     assert http.post(ROUTE, json={"prompt": "a"}).status_code == 200
     assert time.monotonic() - began < 10

@@ -98,3 +98,12 @@ def test_a_wrong_job_is_refused_and_a_bad_prompt_fails(served: Running) -> None:
         assert http.post("/jobs", json={"prompt": "a", "model": "no"}).status_code == 404
         job = ended(http, http.post("/jobs", json={"prompt": "word " * 400}).json())
         assert (job["status"], "tokens" in job["error"]["message"]) == ("failed", True)
+
+
+def test_a_result_that_somebody_tidied_up_is_gone(served: Running) -> None:
+    with client(served, "alice") as http:
+        job = ended(http, http.post("/jobs", json={"prompt": "a"}).json())
+        (served.parts.jobs.folder / "results" / f"{job['id']}.json").unlink()
+        answer = http.get(f"/jobs/{job['id']}/result")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        assert str(served.parts.jobs.folder) not in answer.text
