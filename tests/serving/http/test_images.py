@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ import pytest
 from PIL import Image, ImageChops
 
 from tests.media import hostile
+from tests.serving.by_hand import asked, by_hand, until
 from tests.serving.local_service import Running
+from x2i_platform.config import Recipe
 from x2i_platform.generation.content import parse_prompt
 from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.generation.loading import load_prompt
+from x2i_platform.serving.http.images import EventStream
 
 ROUTE, EDITS = "/v1/images/generations", "/v1/images/edits"
 PICTURE = hostile.picture()
@@ -155,6 +159,27 @@ def test_who_goes_away_leaves_nothing_running(served: Running, http: httpx.Clien
     began = time.monotonic()
     assert http.post(ROUTE, json={"prompt": "a"}).status_code == 200
     assert time.monotonic() - began < 10
+
+
+async def test_a_stream_whose_client_went_before_it_began_ends_its_work(mini_recipe: Recipe) -> None:
+    service, backend = by_hand(mini_recipe)
+    order = service.submit(asked(stream=True))
+    await until(lambda: backend.at_work)
+
+    async def never() -> AsyncIterator[bytes]:
+        await asyncio.sleep(60)
+        yield b""
+
+    async def gone() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def nowhere(_: Any) -> None:
+        await asyncio.sleep(0)
+
+    await EventStream(never(), order)({"type": "http", "asgi": {"spec_version": "2.3"}}, gone, nowhere)
+    await until(order.work.cancelled)
+    await until(lambda: not service.queue.working)
+    assert backend.at_work == 0
 
 
 def test_past_the_queue_is_429_with_the_time_to_wait(served: Running, http: httpx.Client) -> None:
