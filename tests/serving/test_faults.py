@@ -19,6 +19,8 @@ from service_faults import ALIAS, NAME, cancel, is_idle, killing, moving, stoppe
 from service_load import OK, Load, asked_for, bodies, load
 from service_process import Kind, Service, serving, wait_until
 
+from x2i_platform.mini.checkpoints import folder_of
+
 pytestmark = pytest.mark.slow
 
 FLAGS = ("--max-batch=4", "--queue=8", "--follow=0.5", "--grace=8")
@@ -94,9 +96,9 @@ def test_jobs_of_a_service_that_stops_are_finished_or_handed_back(model_folder: 
         httpx.get(f"{service.url}/health")
 
 
-def test_every_image_of_an_alias_that_moves_is_by_one_version(model_folder: Path, tmp_path: Path) -> None:
+def test_every_image_of_an_alias_that_moves_is_by_one_version(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    versions = two_versions(model_folder, uri=uri, scratch=tmp_path)
+    versions = two_versions(folder_of("alignnet"), uri=uri, scratch=tmp_path)
     flags = (*FLAGS, f"--tracking-uri={uri}")
     with serving(f"models:/{NAME}@{ALIAS}", folder=tmp_path, flags=flags) as service:
         found = asyncio.run(moving(service, versions, uri=uri, clients=8, seconds=25, every_s=4))
@@ -112,9 +114,9 @@ def test_every_image_of_an_alias_that_moves_is_by_one_version(model_folder: Path
     seeds = {seed for seed, _ in drawn}
     for seed in seeds:
         one, other = (drawn[seed, version] for version in versions)
-        assert max(level(one[0], file) for file in one) <= 1  # a batch of another size rounds differently
-        assert max(level(other[0], file) for file in other) <= 1
-        assert level(one[0], other[0]) > 1, "these versions draw the same"
+        # A batch of another size rounds differently; another AlignNet draws something else.
+        assert max(level(same[0], file) for same in (one, other) for file in same) <= 2
+        assert level(one[0], other[0]) > 50
 
 
 def level(left: bytes, right: bytes) -> int:

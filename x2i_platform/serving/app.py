@@ -122,18 +122,21 @@ class Replicas:
         self.encoder, self.denoiser = encoder, denoiser
         self._recovery_s = recovery_s
         self._looked_at, self._alive_at = -LIVENESS_S, time.monotonic()
+        self._answered_at = dict.fromkeys((encoder.deployment_name, denoiser.deployment_name), 0.0)
 
     async def load(self, model: Pinned) -> None:
         for answer in await self.encoder.broadcast("load", model).results_async():
             _unless_error(answer)
 
     async def encode(self, wanted: Wanted) -> list[Any]:
-        return _unless_error(await self._while_alive(self.encoder.encode.remote(wanted)))  # type: ignore[no-any-return]
+        answer = self._while_alive(self.encoder.encode.remote(wanted), of=self.encoder)
+        return _unless_error(await answer)  # type: ignore[no-any-return]
 
     async def draw(self, drawing: Drawing, *, watcher: Watcher | None) -> Drawn:
         if watcher is None:
-            return _unless_error(await self._while_alive(self.denoiser.draw.remote(drawing)))  # type: ignore[no-any-return]
-        return await self._while_alive(self._watched(drawing, watcher))
+            answer = self._while_alive(self.denoiser.draw.remote(drawing), of=self.denoiser)
+            return _unless_error(await answer)  # type: ignore[no-any-return]
+        return await self._while_alive(self._watched(drawing, watcher), of=self.denoiser)
 
     async def ready(self) -> str | None:
         return None if await self._running() else "no replica"
@@ -150,8 +153,8 @@ class Replicas:
             events.cancel()
         raise ReplicaLostError
 
-    async def _while_alive(self, answer: Awaitable[Result]) -> Result:
-        """Wait for an answer, while there is somebody to give one: Ray Serve would wait for ever for a replica.
+    async def _while_alive(self, answer: Awaitable[Result], *, of: Any) -> Result:
+        """Wait for an answer of a deployment while its replicas run: Ray Serve would wait for one for ever.
 
         Raises ReplicaLostError if the replica died, NoReplicaError if none has been running for `recovery_s`.
         """
@@ -161,7 +164,9 @@ class Replicas:
                 if not await self._running() and time.monotonic() - self._alive_at > self._recovery_s:
                     raise NoReplicaError
                 await asyncio.wait({pending}, timeout=LIVENESS_S)
-            return pending.result()
+            result = pending.result()
+            self._answered_at[of.deployment_name] = time.monotonic()
+            return result
         except (RayActorError, ObjectLostError) as error:
             raise ReplicaLostError from error
         except RayTaskError as error:
@@ -172,8 +177,12 @@ class Replicas:
             pending.cancel()
 
     async def _running(self) -> bool:
-        """Whether an encoder and a denoiser run, looked at once a second at most."""
-        if time.monotonic() - self._looked_at >= LIVENESS_S:
+        """Whether an encoder and a denoiser run: both have just answered, or it is looked at, once a second at most.
+
+        A look takes tens of milliseconds of this process, which under load are many.
+        """
+        self._alive_at = max(self._alive_at, min(self._answered_at.values()))
+        if time.monotonic() - max(self._looked_at, self._alive_at) >= LIVENESS_S:
             self._looked_at = time.monotonic()
             application = (await asyncio.to_thread(serve.status)).applications.get(self.encoder.app_name)
             deployments = application.deployments if application else {}
