@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,11 +16,15 @@ from service_load import captions
 from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.registry.models import resolve
 
+NICENESS = 15
+"""What Ray gives its workers: other work on the machine must not slow down one side alone."""
+
 
 @contextmanager
 def bare_process() -> Iterator[ProcessPoolExecutor]:
     """A process that lives as long as the block, and is idle where nothing is asked of it."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context, initializer=os.nice, initargs=(NICENESS,)) as process:
         yield process
 
 

@@ -127,7 +127,7 @@ def _throughput(
             rates.append(bare.submit(bare_rate, MODEL, threads=count, **shared).result())
     served, bares = statistics.median(ours), {count: statistics.median(rates) for count, rates in theirs.items()}
     ratio = served / max(bares.values())
-    said = ", ".join(f"bare with {count} threads {rate:.1f}" for count, rate in bares.items())
+    said = ", ".join(f"bare on {count} of the cores {rate:.1f}" for count, rate in bares.items())
     seen = f"service {served:.1f}, {said}; ratio {ratio:.2f}"
     return Row(
         f"images/s at {side}x{side}, batches of {settings.max_batch}", seen, f"≥ {LEAST_RATIO}", ratio >= LEAST_RATIO
