@@ -158,13 +158,18 @@ def _is_whole(answer: bytes) -> bool:
 
 
 class Watched:
-    """How much memory a process and its children take at most, for the length of a `with`."""
+    """How much memory a process and its children take at most, for the length of a `with`.
+
+    Only those that are there at its start: Ray starts workers ahead of need, at any time, of 100 MB each.
+    """
 
     def __init__(self, pid: int) -> None:
         self.process, self.before, self.peak = psutil.Process(pid), 0, 0
+        self.watched: list[psutil.Process] = []
         self.thread, self.done = threading.Thread(target=self._watch, daemon=True), threading.Event()
 
     def __enter__(self) -> Self:
+        self.watched = [self.process, *self.process.children(recursive=True)]
         self.before = self.peak = self._rss()
         self.thread.start()
         return self
@@ -184,7 +189,7 @@ class Watched:
 
     def _rss(self) -> int:
         total = 0
-        for each in (self.process, *self.process.children(recursive=True)):
+        for each in self.watched:
             with contextlib.suppress(psutil.NoSuchProcess):
                 total += each.memory_info().rss
         return total
