@@ -258,3 +258,4 @@ async def test_a_size_that_the_models_cannot_draw_fails_alone(
 def test_it_can_be_warmed_before_any_prompt(denoiser: Denoiser, mini_recipe: Recipe) -> None:
     dims = dit_dims(mini_recipe.teacher.model, revision=mini_recipe.teacher.revision)
     denoiser.warm(mini_recipe.generate, dims=dims, text_tokens=mini_recipe.teacher.text_tokens)
+    assert denoiser.images._pipeline.num_timesteps == 1, "it drew, in one step"
