@@ -28,9 +28,14 @@ class Service:
     """A service that runs, and where it keeps its jobs."""
 
     process: subprocess.Popen[bytes]
-    url: str
+    port: int
     state: Path
     log: Path
+
+    @property
+    def url(self) -> str:
+        """Where it is asked."""
+        return f"http://127.0.0.1:{self.port}"
 
     def figures(self) -> dict[str, float]:
         """What /metrics says, by name and labels as Prometheus writes them: `x2i_stage_seconds_sum{stage="encode"}`."""
@@ -64,16 +69,19 @@ class Service:
 
 
 @contextlib.contextmanager
-def serving(*models: str, folder: Path, flags: tuple[str, ...] = ()) -> Iterator[Service]:
+def serving(
+    *models: str, folder: Path, flags: tuple[str, ...] = (), started_in: Path | None = None
+) -> Iterator[Service]:
     """Serve models for the length of the block; `folder` takes the log and the state.
 
-    Raises RuntimeError with the end of the log if the service doesn't come up.
+    `started_in` is the command's working folder, by default this process's. Raises RuntimeError with the end of the log
+    if the service doesn't come up.
     """
     port, log, state = _free_port(), folder / "service.log", folder / "state"
     command = [sys.executable, "-m", "cli", "serve", *models, f"--port={port}", f"--state={state}", *flags]
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-    service = Service(process, f"http://127.0.0.1:{port}", state, log)
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=started_in)
+    service = Service(process, port, state, log)
     try:
         _wait_until_ready(service)
         yield service

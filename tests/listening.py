@@ -102,13 +102,6 @@ def ports_below(pid: int) -> set[Port]:
     return found
 
 
-def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class WritesFile:
     """Unpickling this writes a file: what a stranger would do first."""
 

@@ -13,7 +13,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +23,8 @@ from typing import Any
 
 import psycopg
 import pytest
+
+from tests.conftest import free_port
 
 START_TIMEOUT_S = 60
 USER = "mlflow"
@@ -48,7 +49,7 @@ def postgres_uri() -> Iterator[str]:
 @contextmanager
 def _running(binaries: Path, *, folder: Path, account: dict[str, Any]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """The server's process and its port, for the length of the block."""
-    port = _free_port()
+    port = free_port()
     places = ["-D", str(folder / "data"), "-h", "127.0.0.1", "-p", str(port), "-k", str(folder)]
     quick = ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off"]  # nothing of it is kept
     with (folder / "log").open("wb") as log:
@@ -105,12 +106,6 @@ def _initialise(binaries: Path, *, data: Path, password: str, account: dict[str,
     )
     if done.returncode:
         pytest.fail(f"no PostgreSQL for the tests: {done.stdout[-1000:]}{done.stderr[-1000:]}")
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _end_with_parent() -> None:

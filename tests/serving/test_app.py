@@ -8,8 +8,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,8 +21,10 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image, ImageChops
+from service_process import Service, serving
 
 from pipelines.serve import Endpoint, run
+from tests.conftest import free_port
 from tests.media import hostile
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ClusterError, ConfigError
@@ -33,7 +33,6 @@ from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.generation.loading import load_prompt
 from x2i_platform.serving.app import build
 
-START_TIMEOUT_S = 150
 ROUTE = "/v1/images/generations"
 
 
@@ -41,16 +40,13 @@ ROUTE = "/v1/images/generations"
 class Server:
     """A running `x2i-platform serve`, and a client for it."""
 
-    process: subprocess.Popen[str]
+    service: Service
     http: httpx.Client
-    port: int
     model: Path
-    state: Path
 
     def figure(self, name: str) -> float:
         """One of Prometheus' figures."""
-        lines = self.http.get("/metrics").text.splitlines()
-        return next(float(line.split(" ")[1]) for line in lines if line.startswith(f"{name} "))
+        return self.service.figures()[name]
 
     def post(self, **fields: Any) -> httpx.Response:
         return self.http.post(ROUTE, json=fields)
@@ -58,38 +54,17 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(model_folder: Path, ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    port, state = free_port(), tmp_path_factory.mktemp("state")
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "cli", "serve", model_folder.name),
-            *(f"--port={port}", f"--address={ray_cluster}", f"--state={state}"),
-            *("--queue=2", "--max-batch=2", "--grace=3"),
-        ],
-        cwd=model_folder.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-            wait_until_ready(http, process)
-            yield Server(process, http, port, model_folder, state)
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
-
-
-def wait_until_ready(http: httpx.Client, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if http.get("/ready").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.2)
-    process.kill()
-    pytest.fail(f"the server didn't come up: {process.communicate()[0][-2000:]}")
+    folder, flags = tmp_path_factory.mktemp("service"), ("--queue=2", "--max-batch=2", "--grace=3")
+    with (
+        serving(
+            model_folder.name,
+            folder=folder,
+            flags=(f"--address={ray_cluster}", *flags),
+            started_in=model_folder.parent,
+        ) as service,
+        httpx.Client(base_url=service.url, timeout=60) as http,
+    ):
+        yield Server(service, http, model_folder)
 
 
 def command_line(process: psutil.Process) -> str:
@@ -98,12 +73,6 @@ def command_line(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return ""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def images(response: httpx.Response) -> list[bytes]:
@@ -306,17 +275,17 @@ def wait_for(condition: Callable[[], bool], *, timeout_s: float = 60) -> None:
 def test_sigterm_hands_jobs_back_as_failed_and_a_new_service_knows_them(server: Server) -> None:
     endless = {"prompt": "a", "num_inference_steps": 200, "size": "768x768"}
     ids = [server.http.post("/v1/jobs", json=endless).json()["id"] for _ in range(3)]
-    server.process.send_signal(signal.SIGTERM)
+    server.service.process.send_signal(signal.SIGTERM)
     wait_for(lambda: server.http.get("/ready").status_code == 503)
     assert server.post(prompt="a").json()["error"]["message"] == "shutting down"
-    output, _ = server.process.communicate(timeout=60)
-    assert server.process.returncode == 0
-    assert f"serving untrained at http://127.0.0.1:{server.port}" in " ".join(output.split())
+    assert server.service.process.wait(timeout=60) == 0
+    output = server.service.log.read_text()
+    assert f"serving untrained at {server.service.url}" in " ".join(output.split())
     assert "Traceback" not in output
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", server.port))
-    records = [json.loads((server.state / "jobs" / f"{job_id}.json").read_text()) for job_id in ids]
+        probe.bind(("127.0.0.1", server.service.port))
+    records = [json.loads((server.service.state / "jobs" / f"{job_id}.json").read_text()) for job_id in ids]
     assert [(record["status"], record["error"]["message"]) for record in records] == [("failed", "shutting down")] * 3
 
 

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from service_process import serving
 
-from tests.conftest import free_port
 from tests.serving import attackers
 from tests.serving.attackers import Target, Watched
 from tests.serving.malformed import malformed, wrong_with
-from tests.serving.test_app import wait_until_ready
 from x2i_platform.serving.http.heads import HEAD_TIMEOUT_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -30,24 +27,10 @@ BODY_TIMEOUT_S = 3
 @pytest.fixture(scope="module")
 def process(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, int]]:
     """Id and port of a service on a cluster of its own, so that its processes are known."""
-    port, state = free_port(), tmp_path_factory.mktemp("state")
-    command = [sys.executable, "-m", "cli", "serve", model_folder.name, f"--port={port}", f"--state={state}"]
-    guards = [f"--guard=body_timeout_s={BODY_TIMEOUT_S}", f"--guard=max_body_bytes={16 * MB}"]
-    running = subprocess.Popen(
-        [*command, *guards, "--grace=1"],
-        cwd=model_folder.parent,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-            wait_until_ready(http, running)
-            assert http.post(IMAGES, json={"prompt": "a red circle"}).status_code == 200
-        yield running.pid, port
-    finally:
-        running.terminate()
-        running.wait(timeout=60)
+    guards = (f"--guard=body_timeout_s={BODY_TIMEOUT_S}", f"--guard=max_body_bytes={16 * MB}")
+    with serving(str(model_folder), folder=tmp_path_factory.mktemp("service"), flags=(*guards, "--grace=1")) as service:
+        assert httpx.post(f"{service.url}{IMAGES}", json={"prompt": "a red circle"}, timeout=60).status_code == 200
+        yield service.process.pid, service.port
 
 
 @pytest.mark.parametrize("chunked", [False, True])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +14,7 @@ import openai
 import psutil
 import pytest
 from openai.types import Batch
-
-from tests.conftest import free_port
+from service_process import serving
 
 TIMEOUT_S = 200
 NUM_LINES = 30
@@ -28,7 +25,6 @@ ENDED = ("completed", "failed", "expired", "cancelled")
 class Server:
     """A running service and its client."""
 
-    process: subprocess.Popen[str]
     client: openai.OpenAI
     state: Path
 
@@ -45,27 +41,9 @@ class Server:
 
 @pytest.fixture
 def server(model_folder: Path, ray_cluster: str, tmp_path: Path) -> Iterator[Server]:
-    port, state = free_port(), tmp_path / "state"
-    command = [
-        *(sys.executable, "-m", "cli", "serve", str(model_folder), f"--port={port}", f"--address={ray_cluster}"),
-        *(f"--state={state}", "--grace=3"),
-    ]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
-    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="-", max_retries=0, timeout=30)
-    try:
-        deadline = time.monotonic() + TIMEOUT_S
-        while True:
-            with contextlib.suppress(openai.OpenAIError):
-                client.models.list()
-                break
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.3)
-        yield Server(process, client, state)
-    finally:
-        process.terminate()
-        process.wait(timeout=60)
+    with serving(str(model_folder), folder=tmp_path, flags=(f"--address={ray_cluster}", "--grace=3")) as service:
+        client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="-", max_retries=0, timeout=30)
+        yield Server(client, service.state)
 
 
 def processes(*words: str) -> list[psutil.Process]:

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from pipelines.ray_cluster.keys import write_keys
-from tests.listening import Port, Running, free_port, outcome_of_call
+from tests.conftest import free_port
+from tests.listening import Port, Running, outcome_of_call
 from tests.random_models import CAPTIONS, RANDOM
 
 TIMEOUT_S = 600
