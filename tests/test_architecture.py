@@ -125,7 +125,6 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "cli_chat.py": "pipelines/test_chat.py",
     "cli_models.py": "test_cli.py",
     "cli_serve.py": "test_cli.py",
-    "pipelines/generator_pool.py": "pipelines/test_generate.py",
     "pipelines/image_folder.py": "pipelines/test_generate.py",
     "pipelines/listings.py": "test_cli.py",
     "pipelines/named.py": "test_cli.py",
