@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import torch
 from mlflow import MlflowClient
-from service_load import ROUTE, Body, Load, bodies, connected, load
+from service_load import ROUTE, TIMEOUT_S, Body, Load, bodies, load
 from service_process import Kind, Service
 
 from x2i_platform.models.alignnet import AlignNet
@@ -63,7 +63,7 @@ async def cancel(url: str, *, count: int, at_once: int, seed: int = 0) -> Counte
     done: Counter[str] = Counter()
 
     async def client() -> None:
-        async with connected(url) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S) as http:
             for number in left:
                 way = ways[number % len(ways)]
                 done[await way(http, next(wanted), draw.uniform(0.01, 1.0))] += 1

@@ -46,8 +46,6 @@ MAX_SOURCES = 20
 """Files of captions that a version names; those that gave most come first."""
 BARE_NAME = (CHAMPION, "candidate")
 """Aliases that a model's name alone stands for: the first that it has."""
-
-
 MAIN_METRICS = (*CURVES, "accuracy", "difference")
 """Last parts of the figures that a terminal is shown; JSON has all."""
 

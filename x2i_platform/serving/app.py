@@ -5,8 +5,7 @@
 Prompts and pictures go to an encoder alone, and only conditioning to a denoiser. Invariants: a replica serves the
 versions that were deployed or followed, or none; a replica that dies costs a request a second attempt, not its life.
 
-What goes between deployments is the values of `travel`. Errors travel as text, because exceptions lose their causes
-between processes.
+What goes between deployments is the values of `travel`, and errors as text.
 """
 
 from __future__ import annotations
@@ -14,11 +13,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Mapping
 from typing import Any, TypeVar
 
-import ray
 from ray import serve
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.serve import Application
@@ -26,18 +23,13 @@ from ray.serve.schema import ReplicaState
 from starlette.types import ASGIApp
 
 from x2i_platform.cache import cache_folder
-from x2i_platform.errors import X2IError, from_text, to_text
-from x2i_platform.generation.encoder import Encoded
+from x2i_platform.errors import from_text
 from x2i_platform.media.fetching import Fetcher
-from x2i_platform.models.catalog import dit_dims
-from x2i_platform.models.devices import choose_device
 from x2i_platform.registry import tracking
 from x2i_platform.serving.batch_records import Runner
 from x2i_platform.serving.batches import Batches
 from x2i_platform.serving.catalogue import Catalogue, Follower, Offer
-from x2i_platform.serving.denoiser import Denoiser
-from x2i_platform.serving.deployment import Deployment, load_finish
-from x2i_platform.serving.encoding import PromptEncoder
+from x2i_platform.serving.deployment import Deployment
 from x2i_platform.serving.files import FileStore
 from x2i_platform.serving.http.app import make_app
 from x2i_platform.serving.http.guards import GuardConfig, guarded
@@ -45,74 +37,17 @@ from x2i_platform.serving.jobs import Jobs
 from x2i_platform.serving.metrics import Metrics
 from x2i_platform.serving.pinned import Pinned, pin_model, require_same_base
 from x2i_platform.serving.queue import Queue
+from x2i_platform.serving.replicas import DenoiserReplica, EncoderReplica
 from x2i_platform.serving.service import NoReplicaError, ReplicaLostError, Service
 from x2i_platform.serving.travel import Drawing, Drawn, Progress, Wanted, Watcher
 
 LIVENESS_S = 1.0
 """Seconds between looks whether replicas run; Ray Serve itself looks as often."""
-INLINE_BYTES = 64 * 1024
-"""Conditioning up to this size goes with the call; larger ones go through the object store, past the ingress."""
+IDLE_LOOK_S = 0.1
+"""Seconds between looks whether a replica that is to stop is idle; Ray Serve's default of 2 prolongs every stop."""
 SLOTS_A_REPLICA = 2
 """Batches of a denoiser that are let out of the queue: one that is drawn, and the next, whose prompts are read."""
 Result = TypeVar("Result")
-
-
-class EncoderReplica:
-    """The MLLM, and the AlignNets over it."""
-
-    def __init__(self, models: list[Pinned], *, tracking_uri: str, num_gpus: float, max_batch: int) -> None:
-        device = choose_device(num_gpus)
-        self.encoder = PromptEncoder(models[0], tracking_uri=tracking_uri, device=device, max_batch=max_batch)
-        for model in models[1:]:
-            self.encoder.load(model)
-
-    async def load(self, model: Pinned) -> str:
-        """Load a version beside the others; returns an error as text, or ""."""
-        try:
-            await asyncio.to_thread(self.encoder.load, model)
-        except X2IError as error:
-            return to_text(error)
-        return ""
-
-    async def encode(self, wanted: Wanted) -> list[Any] | str:
-        """Conditioning, or references to it; an error as text."""
-        try:
-            return [_sent(encoded) for encoded in await self.encoder.encode(wanted)]
-        except X2IError as error:
-            return to_text(error)
-
-
-class DenoiserReplica:
-    """The DiT and the VAE."""
-
-    def __init__(self, offer: Offer, *, num_gpus: float, max_batch: int, finish: str | None) -> None:
-        recipe = offer.recipe
-        self.denoiser = Denoiser(
-            recipe.teacher, device=choose_device(num_gpus), max_batch=max_batch, finish=load_finish(finish)
-        )
-        dims = dit_dims(recipe.teacher.model, revision=recipe.teacher.revision)
-        self.denoiser.warm(recipe.generate, dims=dims, text_tokens=recipe.teacher.text_tokens)
-
-    async def draw(self, drawing: Drawing) -> Drawn | str:
-        """An image; an error as text."""
-        try:
-            return await self.denoiser.draw(await _received(drawing))
-        except X2IError as error:
-            return to_text(error)
-
-    async def watch(self, drawing: Drawing) -> AsyncIterator[Progress | Drawn | str]:
-        """The steps of an image, then the image; an error as text."""
-        steps: asyncio.Queue[Progress | None] = asyncio.Queue()
-        work = asyncio.create_task(self.denoiser.draw(await _received(drawing), watcher=steps.put_nowait))
-        work.add_done_callback(lambda _: steps.put_nowait(None))
-        try:
-            while (progress := await steps.get()) is not None:
-                yield progress
-            yield await work
-        except X2IError as error:
-            yield to_text(error)
-        finally:
-            work.cancel()
 
 
 class Replicas:
@@ -255,7 +190,12 @@ def build(args: Mapping[str, Any], *, runner: Runner | None = None) -> Applicati
     denoiser = _replicated(
         DenoiserReplica, deployment, deployment.denoisers, gpus=gpus.denoiser, max_batch=max_batch
     ).bind(offers[0], num_gpus=gpus.denoiser, max_batch=max_batch, finish=deployment.finish)
-    ingress = serve.deployment(Ingress, max_ongoing_requests=10_000, ray_actor_options={"num_cpus": 0})
+    ingress = serve.deployment(
+        Ingress,
+        max_ongoing_requests=10_000,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_wait_loop_s=IDLE_LOOK_S,
+    )
     guard = deployment.guard(os.environ)
     return ingress.bind(encoder, denoiser, offers=offers, deployment=deployment, guard=guard, runner=runner, uri=uri)
 
@@ -274,23 +214,12 @@ def _replicated(
         max_ongoing_requests=SLOTS_A_REPLICA * max_batch * 10,
         max_constructor_retry_count=1,  # what is wrong with a model is still wrong the second time
         health_check_period_s=LIVENESS_S,
+        graceful_shutdown_wait_loop_s=IDLE_LOOK_S,
     )
 
 
 def _max_batch(deployment: Deployment, offer: Offer) -> int:
     return deployment.max_batch or offer.recipe.run.generate.batch_size
-
-
-def _sent(encoded: Encoded) -> Any:
-    size = encoded.prompt_embeds_TE.nbytes + encoded.pooled_P.nbytes
-    return encoded if size <= INLINE_BYTES else ray.put(encoded)
-
-
-async def _received(drawing: Drawing) -> Drawing:
-    """The drawing with its conditioning itself in place of a reference to it."""
-    if not isinstance(drawing.conditioning, ray.ObjectRef):
-        return drawing
-    return replace(drawing, conditioning=await drawing.conditioning)
 
 
 def _unless_error(answer: Any) -> Any:

@@ -26,8 +26,6 @@ FAREWELL_S = 5.0
 """Seconds that a client may take to read the event which says that its time is over."""
 MAX_HEAD_BYTES = 32 * 1024
 """Bytes of a request's line and headers. Servers commonly take 8 to 64 KiB."""
-
-
 BUSY = "{count} uploads are running; at most so many may at once, try again later"
 BUSY_S = 10
 """Seconds after which one of the uploads may be done."""

@@ -23,8 +23,6 @@ from x2i_platform.serving.keys import ApiKey
 
 POLICY_VIOLATION = 1008
 """Code with which a websocket is closed, by RFC 6455."""
-
-
 ANY_ORIGIN = "*"
 FILES, EVERYTHING = re.compile(r"/v1/files/?"), re.compile(r".*", re.DOTALL)
 Count = Annotated[int, Field(ge=1)]
