@@ -31,11 +31,13 @@ from x2i_platform.serving.http import proxy
 from x2i_platform.serving.keys import require_keys
 
 APPLICATION = "x2i-platform"
+END_S = 8.0
+"""Seconds of the grace time, at most half of it, that are kept for Ray's own end: about 5 on two idle cores."""
 EXIT_MARGIN_S = 15.0
 """Seconds beyond the grace time after which the command leaves, whatever still hangs."""
 EXIT_UNCLEAN = 1
 DRAIN_MARGIN_S = 5.0
-"""Seconds beyond the grace time that the service has to say that it is done."""
+"""Seconds beyond the time for work that the service has to say that it is done."""
 OPEN_PORT = (
     "this Ray cluster takes calls from anybody: each replica opens a port on every address of its node, and whoever "
     "reaches it runs code there; start the cluster with RAY_AUTH_MODE=token or RAY_USE_TLS=1 (docs/security.md)"
@@ -45,11 +47,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where to serve, and how long to finish when told to stop."""
+    """Where to serve, and how long it may take to end when told to stop."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     grace_s: float = 30.0
+
+    @property
+    def work_s(self) -> float:
+        """Seconds of the grace time in which what was accepted is finished."""
+        return self.grace_s - min(END_S, self.grace_s / 2)
 
     @property
     def url(self) -> str:
@@ -62,9 +69,9 @@ def run(
 ) -> None:
     """Serve models until SIGINT or SIGTERM; `on_ready` is called with the URL once replicas have loaded them.
 
-    `arguments` are those of `Deployment`. When told to stop, what was accepted is finished, or handed back as failed
-    after `grace_s`; told again, it stops at once. Raises ClusterError if the port is taken, the cluster serves
-    something already, or the models can't be loaded.
+    `arguments` are those of `Deployment`. When told to stop, what was accepted is finished, or handed back as failed in
+    time to end within `grace_s`; told again, it stops at once. Raises ClusterError if the port is taken, the cluster
+    serves something already, or the models can't be loaded.
     """
     arguments = {**arguments, "anonymous": True}  # where nobody else comes, which is asked here
     deployment = Deployment.of(arguments)
@@ -89,7 +96,7 @@ def run(
             threading.Event().wait()
         finally:
             told_to_stop()
-            _drain(service, grace_s=endpoint.grace_s)
+            _drain(service, work_s=endpoint.work_s)
 
 
 def application(arguments: dict[str, Any]) -> Application:
@@ -143,16 +150,16 @@ def _leaving_within(seconds: float) -> Iterator[Callable[[], None]]:
         leave.cancel()
 
 
-def _drain(service: Any, *, grace_s: float) -> None:
+def _drain(service: Any, *, work_s: float) -> None:
     """Finish what was accepted."""
 
     def drain() -> None:
         with contextlib.suppress(RayError, RayServeException, TimeoutError):  # a service that died has nothing left
-            service.drain.remote(grace_s).result(timeout_s=grace_s + DRAIN_MARGIN_S)
+            service.drain.remote(work_s).result(timeout_s=work_s + DRAIN_MARGIN_S)
 
     draining = threading.Thread(target=drain, daemon=True)
     draining.start()
-    draining.join(grace_s + DRAIN_MARGIN_S)
+    draining.join(work_s + DRAIN_MARGIN_S)
 
 
 @contextlib.contextmanager

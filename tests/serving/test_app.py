@@ -298,6 +298,10 @@ def serve(model: Path, *, port: int, address: str) -> None:
     )
 
 
+def test_the_grace_time_holds_ray_s_own_end() -> None:
+    assert [Endpoint(grace_s=seconds).work_s for seconds in (0, 4, 30)] == [0, 2, 22]
+
+
 def test_a_port_in_use_is_named(model_folder: Path, ray_cluster: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
