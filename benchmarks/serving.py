@@ -118,8 +118,8 @@ def _throughput(
     shared: Any = {"side": side, "batch": settings.max_batch, "seconds": settings.round_s}
     for number in range(settings.rounds):
         wanted = bodies(size=f"{side}x{side}", start=number * PROMPTS_A_ROUND)
-        seconds = RAMP_S + settings.round_s
-        found = asyncio.run(load(service.url, wanted, clients=3 * settings.max_batch, seconds=seconds))
+        clients, seconds = 3 * settings.replicas * settings.max_batch, RAMP_S + settings.round_s
+        found = asyncio.run(load(service.url, wanted, clients=clients, seconds=seconds))
         ours.append(found.images_per_second(after_s=RAMP_S))
         for count, rates in theirs.items():
             rates.append(bare.submit(bare_rate, MODEL, threads=count, **shared).result())

@@ -149,6 +149,7 @@ def test_good_and_bad_lines(desk: Desk, model_folder: Path) -> None:
     wait_until_no_actor_is_left()
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_killed_is_started_again_and_makes_what_is_missing(desk: Desk) -> None:
     batch = desk.create(*[line(str(n), prompt=f"a {n}", seed=n) for n in range(60)])
     desk.step_until(lambda: len(desk.images(batch)) > 2)
