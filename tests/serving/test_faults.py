@@ -96,7 +96,7 @@ def test_jobs_of_a_service_that_stops_are_finished_or_handed_back(model_folder: 
         quick, endless = bodies(), bodies(num_inference_steps=200, size="768x768")
         wanted = (next(quick if number < 4 else endless) for number in range(8))
         found = stopped_at_work(service, wanted, jobs=8)
-    assert dict(found.jobs) == {"succeeded": 4, "failed: shutting down": 4}
+    assert dict(found.jobs) == {"succeeded": 4, "failed: shutting down": 4}, found
     assert found.exit_code == 0
     assert found.handed_back_s <= found.seconds <= grace_s
     assert not [process for process in psutil.wait_procs(below, timeout=5)[1] if process.status() != "zombie"]
