@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import numpy as np
 import psutil
 import pytest
+import ray.serve
 from PIL import Image, ImageChops
 from service_process import Service, serving
 
@@ -31,7 +33,7 @@ from x2i_platform.errors import ClusterError, ConfigError
 from x2i_platform.generation.content import parse_prompt
 from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.generation.loading import load_prompt
-from x2i_platform.serving.app import build
+from x2i_platform.serving.app import Replicas, build
 
 ROUTE = "/v1/images/generations"
 
@@ -320,6 +322,12 @@ def test_a_model_that_cannot_be_loaded_is_an_error_and_not_an_endless_wait(
         serve(model, port=free_port(), address=ray_cluster)
     mllm = "MLLM 'mini:random-qwen2.5-vl' gives 5 of width 64"
     assert str(caught.value) == f"the model can't be served: AlignNet reads 9 layers of width 64, {mllm}"
+
+
+async def test_nothing_is_ready_before_its_replicas_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray.serve, "status", lambda: SimpleNamespace(applications={}))
+    encoder, denoiser = (SimpleNamespace(deployment_name=name, app_name="x2i-platform") for name in ("E", "D"))
+    assert await Replicas(encoder, denoiser, recovery_s=30).ready() == "no replica"
 
 
 def test_the_application_refuses_arguments_it_does_not_know() -> None:

@@ -11,6 +11,7 @@ What goes between deployments is the values of `travel`, and errors as text.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Awaitable, Mapping
@@ -56,8 +57,9 @@ class Replicas:
     def __init__(self, encoder: Any, denoiser: Any, *, recovery_s: float) -> None:
         self.encoder, self.denoiser = encoder, denoiser
         self._recovery_s = recovery_s
-        self._looked_at, self._alive_at = -LIVENESS_S, time.monotonic()
-        self._answered_at = dict.fromkeys((encoder.deployment_name, denoiser.deployment_name), 0.0)
+        self._looked_at = self._alive_at = -math.inf
+        self._began_at = time.monotonic()
+        self._answered_at = dict.fromkeys((encoder.deployment_name, denoiser.deployment_name), -math.inf)
 
     async def load(self, model: Pinned) -> None:
         for answer in await self.encoder.broadcast("load", model).results_async():
@@ -96,8 +98,10 @@ class Replicas:
         pending = asyncio.ensure_future(answer)
         try:
             while not pending.done():
-                if not await self._running() and time.monotonic() - self._alive_at > self._recovery_s:
-                    raise NoReplicaError
+                if not await self._running():
+                    alone_s = time.monotonic() - max(self._alive_at, self._began_at)
+                    if alone_s > self._recovery_s:
+                        raise NoReplicaError
                 await asyncio.wait({pending}, timeout=LIVENESS_S)
             result = pending.result()
             self._answered_at[of.deployment_name] = time.monotonic()
