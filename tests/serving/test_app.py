@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -23,6 +24,7 @@ import psutil
 import pytest
 import ray.serve
 from PIL import Image, ImageChops
+from ray.serve.schema import ReplicaState
 from service_process import Service, serving
 
 from pipelines.serve import Endpoint, run
@@ -328,6 +330,23 @@ async def test_nothing_is_ready_before_its_replicas_are_seen(monkeypatch: pytest
     monkeypatch.setattr(ray.serve, "status", lambda: SimpleNamespace(applications={}))
     encoder, denoiser = (SimpleNamespace(deployment_name=name, app_name="x2i-platform") for name in ("E", "D"))
     assert await Replicas(encoder, denoiser, recovery_s=30).ready() == "no replica"
+
+
+async def test_after_an_idle_time_nobody_is_refused_while_another_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    running = SimpleNamespace(replica_states={ReplicaState.RUNNING: 1})
+    status = SimpleNamespace(applications={"x2i-platform": SimpleNamespace(deployments={"E": running, "D": running})})
+    looks = []
+
+    def look() -> Any:
+        looks.append(time.monotonic())
+        time.sleep(0.1)
+        return status
+
+    monkeypatch.setattr(ray.serve, "status", look)
+    encoder, denoiser = (SimpleNamespace(deployment_name=name, app_name="x2i-platform") for name in ("E", "D"))
+    backend = Replicas(encoder, denoiser, recovery_s=0)
+    assert await asyncio.gather(*(backend.ready() for _ in range(4))) == [None] * 4
+    assert len(looks) == 1
 
 
 def test_the_application_refuses_arguments_it_does_not_know() -> None:

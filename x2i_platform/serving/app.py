@@ -58,7 +58,7 @@ class Replicas:
         self.encoder, self.denoiser = encoder, denoiser
         self._recovery_s = recovery_s
         self._looked_at = self._alive_at = -math.inf
-        self._began_at = time.monotonic()
+        self._look: asyncio.Task[None] | None = None
         self._answered_at = dict.fromkeys((encoder.deployment_name, denoiser.deployment_name), -math.inf)
 
     async def load(self, model: Pinned) -> None:
@@ -93,15 +93,14 @@ class Replicas:
     async def _while_alive(self, answer: Awaitable[Result], *, of: Any) -> Result:
         """Wait for an answer of a deployment while its replicas run: Ray Serve would wait for one for ever.
 
-        Raises ReplicaLostError if the replica died, NoReplicaError if none has been running for `recovery_s`.
+        Raises ReplicaLostError if the replica died, NoReplicaError if none ran meanwhile for `recovery_s`.
         """
-        pending = asyncio.ensure_future(answer)
+        pending, began = asyncio.ensure_future(answer), time.monotonic()
         try:
             while not pending.done():
-                if not await self._running():
-                    alone_s = time.monotonic() - max(self._alive_at, self._began_at)
-                    if alone_s > self._recovery_s:
-                        raise NoReplicaError
+                # From its own begin at the earliest: while nobody asks, nobody looks.
+                if not await self._running() and time.monotonic() - max(self._alive_at, began) > self._recovery_s:
+                    raise NoReplicaError
                 await asyncio.wait({pending}, timeout=LIVENESS_S)
             result = pending.result()
             self._answered_at[of.deployment_name] = time.monotonic()
@@ -121,8 +120,14 @@ class Replicas:
         A look takes tens of milliseconds of this process, which under load are many.
         """
         self._alive_at = max(self._alive_at, min(self._answered_at.values()))
-        if time.monotonic() - max(self._looked_at, self._alive_at) >= LIVENESS_S:
-            self._looked_at = time.monotonic()
+        if self._look is None and time.monotonic() - max(self._looked_at, self._alive_at) >= LIVENESS_S:
+            self._look = asyncio.create_task(self._look_at_replicas())
+        if self._look:
+            await asyncio.shield(self._look)  # everybody who asks meanwhile waits for the same look
+        return time.monotonic() - self._alive_at < 2 * LIVENESS_S
+
+    async def _look_at_replicas(self) -> None:
+        try:
             application = (await asyncio.to_thread(serve.status)).applications.get(self.encoder.app_name)
             deployments = application.deployments if application else {}
             counts = [
@@ -132,7 +137,8 @@ class Replicas:
             ]
             if len(counts) == 2 and min(counts) > 0:
                 self._alive_at = time.monotonic()
-        return time.monotonic() - self._alive_at < 2 * LIVENESS_S
+        finally:
+            self._looked_at, self._look = time.monotonic(), None
 
 
 @serve.ingress()
