@@ -279,10 +279,15 @@ def wait_for(condition: Callable[[], bool], *, timeout_s: float = 60) -> None:
 def test_sigterm_hands_jobs_back_as_failed_and_a_new_service_knows_them(server: Server) -> None:
     endless = {"prompt": "a", "num_inference_steps": 200, "size": "768x768"}
     ids = [server.http.post("/v1/jobs", json=endless).json()["id"] for _ in range(3)]
-    server.service.process.send_signal(signal.SIGTERM)
-    wait_for(lambda: server.http.get("/ready").status_code == 503)
-    assert server.post(prompt="a").json()["error"]["message"] == "shutting down"
-    assert server.service.process.wait(timeout=60) == 0
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(lambda: server.post(**endless))
+        wait_for(lambda: server.figure("x2i_requests_at_work") == 4)
+        server.service.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.http.get("/ready").status_code == 503)
+        assert server.post(prompt="a").json()["error"]["message"] == "shutting down"
+        assert (waiting.result().status_code, waiting.result().json()["error"]["message"]) == (503, "shutting down")
+    # Ray kills a replica that still works after 20 s; none may.
+    assert server.service.process.wait(timeout=18) == 0
     output = server.service.log.read_text()
     assert f"serving untrained at {server.service.url}" in " ".join(output.split())
     assert "Traceback" not in output

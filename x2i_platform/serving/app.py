@@ -66,12 +66,12 @@ class Replicas:
             _unless_error(answer)
 
     async def encode(self, wanted: Wanted) -> list[Any]:
-        answer = self._while_alive(self.encoder.encode.remote(wanted), of=self.encoder)
+        answer = self._while_alive(_result_of(self.encoder.encode.remote(wanted)), of=self.encoder)
         return _unless_error(await answer)  # type: ignore[no-any-return]
 
     async def draw(self, drawing: Drawing, *, watcher: Watcher | None) -> Drawn:
         if watcher is None:
-            answer = self._while_alive(self.denoiser.draw.remote(drawing), of=self.denoiser)
+            answer = self._while_alive(_result_of(self.denoiser.draw.remote(drawing)), of=self.denoiser)
             return _unless_error(await answer)  # type: ignore[no-any-return]
         return await self._while_alive(self._watched(drawing, watcher), of=self.denoiser)
 
@@ -230,6 +230,15 @@ def _replicated(
 
 def _max_batch(deployment: Deployment, offer: Offer) -> int:
     return deployment.max_batch or offer.recipe.run.generate.batch_size
+
+
+async def _result_of(response: Any) -> Any:
+    """The result of a call. Cancelled, it ends the call too; Ray Serve does that by itself where a client left."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()
+        raise
 
 
 def _unless_error(answer: Any) -> Any:
