@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pipelines.ray_cluster.keys import is_locked
 from pipelines.ray_cluster.session import Demand, ray_session
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ClusterError, ConfigError
+from x2i_platform.files import locked
 from x2i_platform.models.model_folder import read_recipe
 from x2i_platform.registry import models, tracking
 from x2i_platform.serving.app import build
@@ -38,6 +40,7 @@ EXIT_MARGIN_S = 15.0
 EXIT_UNCLEAN = 1
 DRAIN_MARGIN_S = 5.0
 """Seconds beyond the time for work that the service has to say that it is done."""
+TAKEN = "{endpoint.host}:{endpoint.port} can't be listened on; is the port taken? Choose another --port"
 OPEN_PORT = (
     "this Ray cluster takes calls from anybody: each replica opens a port on every address of its node, and whoever "
     "reaches it runs code there; start the cluster with RAY_AUTH_MODE=token or RAY_USE_TLS=1 (docs/security.md)"
@@ -71,7 +74,7 @@ def run(
 
     `arguments` are those of `Deployment`. When told to stop, what was accepted is finished, or handed back as failed in
     time to end within `grace_s`; told again, it stops at once. Raises ClusterError if the port is taken, the cluster
-    serves something already, or the models can't be loaded.
+    serves something already, or the models can't be loaded; ConfigError if another service has the state folder.
     """
     arguments = {**arguments, "anonymous": True}  # where nobody else comes, which is asked here
     deployment = Deployment.of(arguments)
@@ -82,7 +85,10 @@ def run(
     demand = _demand(deployment, recipe)
     placed = {**arguments, "model": [_placed(model) for model in deployment.model], "tracking_uri": uri}
     os.environ.setdefault(proxy.VARIABLE, proxy.CALLBACK)  # for processes of a cluster that is started here
+    if not (address or os.environ.get("RAY_ADDRESS")):
+        _require_free(endpoint)
     with (
+        _alone(deployment.state_folder),
         _leaving_within(endpoint.grace_s + EXIT_MARGIN_S) as told_to_stop,
         ray_session(address, demand=demand),
         _until_told_to_stop(),
@@ -134,6 +140,32 @@ def _demand(deployment: Deployment, recipe: Recipe) -> Demand:
 def _placed(model: str) -> str:
     """A model's name that means the same to a replica, which runs in another folder."""
     return model if model.startswith(("models:", "runs:", "mini:")) else str(Path(model).absolute())
+
+
+def _require_free(endpoint: Endpoint) -> None:
+    """Raise ClusterError for a port in use. Ray would share it with another Ray Serve, and clients get either."""
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    try:
+        socket.create_server((endpoint.host, endpoint.port), family=family).close()
+    except OSError as error:
+        raise ClusterError(TAKEN.format(endpoint=endpoint)) from error
+
+
+@contextlib.contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Hold a state folder: two services in one would end each other's jobs. Raises ConfigError if it is in use."""
+
+    def refuse() -> None:
+        raise ConfigError(f"the state folder {state} is in use by another service; give this one its own --state")
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(state / "lock", on_wait=refuse))
+        except OSError as error:
+            raise ConfigError(
+                f"the state folder {state} can't be used: {error.strerror}; give another --state"
+            ) from None
+        yield
 
 
 @contextlib.contextmanager
@@ -193,9 +225,7 @@ def _http(endpoint: Endpoint) -> Iterator[None]:
     except RuntimeError as error:
         if "Failed to bind" not in str(error):
             raise
-        raise ClusterError(
-            f"{endpoint.host}:{endpoint.port} can't be listened on; is the port taken? Choose another --port"
-        ) from None
+        raise ClusterError(TAKEN.format(endpoint=endpoint)) from None
     finally:
         serve.shutdown()
 

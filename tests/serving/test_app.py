@@ -32,6 +32,7 @@ from tests.conftest import free_port
 from tests.media import hostile
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ClusterError, ConfigError
+from x2i_platform.files import locked
 from x2i_platform.generation.content import parse_prompt
 from x2i_platform.generation.generator import Generator, ImageRequest
 from x2i_platform.generation.loading import load_prompt
@@ -97,6 +98,14 @@ def test_the_service_says_that_it_lives_and_what_it_serves(server: Server) -> No
     assert ready == {"status": "ready", "model": name, "version": name, "digest": ready["digest"]}
     assert len(ready["digest"]) == 16
     assert server.post(prompt="a red circle").json().items() >= {key: ready[key] for key in ("model", "digest")}.items()
+
+
+def test_every_request_has_its_line_in_the_audit_log(server: Server) -> None:
+    assert server.post(prompt="a secret circle", model="dall-e-3").status_code == 404
+    lines = (server.service.state / "audit.jsonl").read_text().splitlines()
+    last = [line for line in map(json.loads, lines) if line["route"] == ROUTE][-1]
+    assert (last["status"], last["method"], last["key"]) == (404, "POST", None)
+    assert not any("secret" in line for line in lines)
 
 
 def test_another_models_name_is_not_found(server: Server) -> None:
@@ -298,9 +307,9 @@ def test_sigterm_hands_jobs_back_as_failed_and_a_new_service_knows_them(server: 
     assert [(record["status"], record["error"]["message"]) for record in records] == [("failed", "shutting down")] * 3
 
 
-def serve(model: Path, *, port: int, address: str) -> None:
+def serve(model: Path, *, port: int, address: str | None) -> None:
     run(
-        {"model": str(model), "tracking_uri": "sqlite:////nowhere/mlflow.db"},
+        {"model": str(model), "tracking_uri": "sqlite:////nowhere/mlflow.db", "state": str(model.parent / "state")},
         Endpoint(port=port),
         address=address,
         on_ready=lambda url: os.kill(os.getpid(), signal.SIGTERM),
@@ -318,6 +327,21 @@ def test_a_port_in_use_is_named(model_folder: Path, ray_cluster: str) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ClusterError, match=rf"127\.0\.0\.1:{port} can't be listened on; is the port taken"):
             serve(model_folder, port=port, address=ray_cluster)
+
+
+def test_a_port_that_would_be_shared_is_refused_before_anything_starts(model_folder: Path) -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as Ray Serve's proxies do
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(ClusterError, match="is the port taken"):
+            serve(model_folder, port=taken.getsockname()[1], address=None)
+
+
+def test_a_state_folder_has_one_service(model_folder: Path) -> None:
+    state = model_folder.parent / "state"
+    with locked(state / "lock"), pytest.raises(ConfigError, match=f"folder {state} is in use by another service"):
+        serve(model_folder, port=free_port(), address=None)
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from x2i_platform.cache import cache_folder
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError
 from x2i_platform.recipes import override
@@ -27,7 +28,7 @@ def test_a_model_is_enough_and_many_are_a_list() -> None:
     assert Deployment.of({"model": MODEL}).model == (MODEL,)
     assert Deployment.of({"model": [MODEL, "models:/b/1"]}).model == (MODEL, "models:/b/1")
     alone = Deployment.of({"model": MODEL})
-    assert (alone.denoisers, alone.encoders, alone.state_folder) == ((1, 1), (1, 1), None)
+    assert (alone.denoisers, alone.encoders, alone.state_folder) == ((1, 1), (1, 1), cache_folder() / "serve")
     assert Deployment.of({"model": MODEL, "state": "/var/x2i"}).state_folder == Path("/var/x2i")
 
 

@@ -23,7 +23,6 @@ from ray.serve import Application
 from ray.serve.schema import ReplicaState
 from starlette.types import ASGIApp
 
-from x2i_platform.cache import cache_folder
 from x2i_platform.errors import from_text
 from x2i_platform.media.fetching import Fetcher
 from x2i_platform.registry import tracking
@@ -33,6 +32,7 @@ from x2i_platform.serving.catalogue import Catalogue, Follower, Offer
 from x2i_platform.serving.deployment import Deployment
 from x2i_platform.serving.files import FileStore
 from x2i_platform.serving.http.app import make_app
+from x2i_platform.serving.http.audit import log_to
 from x2i_platform.serving.http.guards import GuardConfig, guarded
 from x2i_platform.serving.jobs import Jobs
 from x2i_platform.serving.metrics import Metrics
@@ -46,6 +46,7 @@ LIVENESS_S = 1.0
 """Seconds between looks whether replicas run; Ray Serve itself looks as often."""
 IDLE_LOOK_S = 0.1
 """Seconds between looks whether a replica that is to stop is idle; Ray Serve's default of 2 prolongs every stop."""
+AUDIT_FILE = "audit.jsonl"
 SLOTS_A_REPLICA = 2
 """Batches of a denoiser that are let out of the queue: one that is drawn, and the next, whose prompts are read."""
 Result = TypeVar("Result")
@@ -163,7 +164,8 @@ class Ingress:
         fetcher = Fetcher(guard.allowed_hosts) if guard.allowed_hosts else None
         self.service = Service(Catalogue(offers), backend, queue=queue, metrics=Metrics(), fetcher=fetcher)
         self.follower = Follower(self.service.catalogue, backend.load, tracking_uri=uri, every_s=deployment.follow_s)
-        state = deployment.state_folder or cache_folder() / "serve"
+        state = deployment.state_folder
+        log_to(state / AUDIT_FILE)
         self.jobs = Jobs(self.service, folder=state / "jobs")
         self.batches = None
         if runner:

@@ -6,9 +6,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import get_args
 
 from x2i_platform.config import Recipe
 from x2i_platform.errors import X2IError
+from x2i_platform.generation.content import Kind
+from x2i_platform.models.catalog import mllm_entry
+from x2i_platform.models.families import FAMILIES, TEXT_ONLY
 from x2i_platform.registry.evaluations import pin
 from x2i_platform.serving.pinned import Pinned, pin_model, require_same_base
 
@@ -21,6 +26,16 @@ class Offer:
 
     pinned: Pinned
     recipe: Recipe
+
+    @cached_property
+    def inputs(self) -> tuple[str, ...]:
+        """Kinds of parts that prompts may have, by its MLLM; all of them where this machine can't see it."""
+        mllm = self.recipe.mllm
+        try:
+            family = mllm_entry(mllm.model, revision=mllm.revision).family
+        except X2IError:
+            return get_args(Kind)
+        return ("text", *FAMILIES.get(family, TEXT_ONLY).takes)
 
 
 class Catalogue:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from x2i_platform.cache import cache_folder
 from x2i_platform.config import Recipe
 from x2i_platform.errors import ConfigError, InputError
 from x2i_platform.media.fetching import Fetcher
@@ -61,7 +62,7 @@ class Deployment(BaseModel):
     recovery_s: Annotated[float, Field(ge=0)] = 30.0
     """Seconds that requests wait for a replica while none runs."""
     state: str | None = None
-    """Folder of jobs, files and batches."""
+    """Folder of jobs, files, batches and the audit log, of one service alone."""
     api_keys: str | None = None
     """File of API keys, of lines `NAME KEY`; more are read from the environment variable X2I_API_KEYS."""
     anonymous: bool = False
@@ -131,9 +132,9 @@ class Deployment(BaseModel):
         )
 
     @property
-    def state_folder(self) -> Path | None:
-        """Where jobs, files and batches are kept."""
-        return None if self.state is None else Path(self.state)
+    def state_folder(self) -> Path:
+        """Where jobs, files, batches and the audit log are kept; by default `serve` in the cache folder."""
+        return cache_folder() / "serve" if self.state is None else Path(self.state)
 
 
 def load_finish(name: str | None) -> Finish | None:

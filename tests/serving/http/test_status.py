@@ -50,7 +50,7 @@ async def test_models_tell_their_defaults_and_inputs(mini_recipe: Recipe, tmp_pa
     api = make_app(service, Jobs(service, folder=tmp_path))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://localhost") as http:
         [model] = (await http.get("/v1/models")).json()["data"]
-        assert model["inputs"] == ["text", "image", "video", "audio"]
+        assert model["inputs"] == ["text", "image", "video"]
         assert model["defaults"] == mini_recipe.generate.model_dump(mode="json")
         for name in ("models:/toy@champion", "toy", "models:/toy/1"):
             assert (await http.get(f"/v1/models/{name}")).json() == model

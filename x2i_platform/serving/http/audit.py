@@ -19,6 +19,8 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -32,6 +34,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 PROMPT = "prompt"
 """The fact that handlers add and that is only logged where it is asked for."""
 MAX_PATH_CHARS = 200
+MAX_LOG_BYTES, OLD_LOGS = 64 * MB, 9
 LINGER_S = 2.0
 """Seconds for which a client that was refused before it had sent all may go on, before the connection is closed."""
 LINGER_BYTES = 16 * MB
@@ -140,6 +143,15 @@ class Exchange:
             "bytes_out": self.bytes_out,
             "disconnected": self.disconnected,
         }
+
+
+def log_to(path: Path) -> None:
+    """Write the lines to a file, which is set aside as PATH.1 and so on when it is long. Once a process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = RotatingFileHandler(path, maxBytes=MAX_LOG_BYTES, backupCount=OLD_LOGS, encoding="utf-8")
+    audit_log.addHandler(handler)
+    audit_log.setLevel(logging.INFO)
+    audit_log.propagate = False  # or Ray would write each line to a log of its own
 
 
 def with_audit(app: ASGIApp, *, log_prompts: bool) -> ASGIApp:

@@ -13,8 +13,6 @@ from x2i_platform.serving.http.errors import RETRY_AFTER_S, ApiError
 from x2i_platform.serving.metrics import CONTENT_TYPE
 from x2i_platform.serving.service import Service
 
-INPUTS = ("text", "image", "video", "audio")
-
 
 def make_router(service: Service, *, started_at: int, problems: Mapping[str, str]) -> APIRouter:
     """The routes. `problems` says why a model is not at the version that its alias names."""
@@ -65,5 +63,5 @@ def _model(offer: Offer, created: int) -> dict[str, Any]:
         "version": facts["version"],
         "digest": facts["digest"],
         "defaults": offer.recipe.generate.model_dump(mode="json"),
-        "inputs": list(INPUTS),
+        "inputs": list(offer.inputs),
     }
