@@ -17,18 +17,22 @@ def serve(
         list[str], typer.Argument(metavar="MODEL...", help="models:/NAME@ALIAS, a folder, mini:alignnet.")
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     replicas: Annotated[str, typer.Option(help="Denoisers: a number, or 1-4 to scale with the load.")] = "1",
     encoder_replicas: Annotated[str, typer.Option(help="Encoders, likewise.")] = "1",
     num_cpus: Annotated[float, typer.Option(min=0.1, help="CPUs a replica.")] = 1.0,
     num_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs a denoiser; default: the recipe's.")] = None,
     encoder_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs an encoder; default: the recipe's.")] = None,
-    batch_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs a worker of a batch; the same.")] = None,
+    batch_gpus: Annotated[
+        float | None, typer.Option(min=0, help="GPUs a batch's worker; default: the recipe's.")
+    ] = None,
     max_batch: Annotated[int | None, typer.Option(min=1, help="Images drawn together; default: the recipe's.")] = None,
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; one more is answered 429.")] = 64,
     follow: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at where an alias points.")] = 10.0,
     grace: Annotated[float, typer.Option(min=0, help="Seconds to finish or hand back, and end, when stopped.")] = 30.0,
-    state: Annotated[Path | None, typer.Option(help="Folder of jobs, files and batches.")] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder of jobs, files, batches, audit log; default: in the cache.")
+    ] = None,
     finish: Annotated[str | None, typer.Option(help="package.module:function for every image.")] = None,
     api_keys: Annotated[Path | None, typer.Option(help="File of lines NAME KEY; needed beyond loopback.")] = None,
     guards: Annotated[
