@@ -30,9 +30,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=0, help="Requests that may wait; one more is answered 429.")] = 64,
     follow: Annotated[float, typer.Option(min=0.1, help="Seconds between looks at where an alias points.")] = 10.0,
     grace: Annotated[float, typer.Option(min=0, help="Seconds to finish or hand back, and end, when stopped.")] = 30.0,
-    state: Annotated[
-        Path | None, typer.Option(help="Folder of jobs, files, batches, audit log; default: in the cache.")
-    ] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder of jobs, batches, audit log.")] = None,
     finish: Annotated[str | None, typer.Option(help="package.module:function for every image.")] = None,
     api_keys: Annotated[Path | None, typer.Option(help="File of lines NAME KEY; needed beyond loopback.")] = None,
     guards: Annotated[
