@@ -85,10 +85,9 @@ def run(
     demand = _demand(deployment, recipe)
     placed = {**arguments, "model": [_placed(model) for model in deployment.model], "tracking_uri": uri}
     os.environ.setdefault(proxy.VARIABLE, proxy.CALLBACK)  # for processes of a cluster that is started here
-    if not (address or os.environ.get("RAY_ADDRESS")):
-        _require_free(endpoint)
+    elsewhere = address or os.environ.get("RAY_ADDRESS")  # port and folder are then those of another machine, perhaps
     with (
-        _alone(deployment.state_folder),
+        contextlib.nullcontext() if elsewhere else _alone(endpoint, deployment.state_folder),
         _leaving_within(endpoint.grace_s + EXIT_MARGIN_S) as told_to_stop,
         ray_session(address, demand=demand),
         _until_told_to_stop(),
@@ -152,8 +151,12 @@ def _require_free(endpoint: Endpoint) -> None:
 
 
 @contextlib.contextmanager
-def _alone(state: Path) -> Iterator[None]:
-    """Hold a state folder: two services in one would end each other's jobs. Raises ConfigError if it is in use."""
+def _alone(endpoint: Endpoint, state: Path) -> Iterator[None]:
+    """Hold a state folder of this machine: two services in one would end each other's jobs.
+
+    Raises ConfigError if it is in use, ClusterError if the port is.
+    """
+    _require_free(endpoint)
 
     def refuse() -> None:
         raise ConfigError(f"the state folder {state} is in use by another service; give this one its own --state")
